@@ -1,0 +1,96 @@
+# Everything starts here: `make demo`, `make test`. Only python3 (3.11 or newer) has to be there.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+CACHE := .cache
+UV := $(BIN)/uv
+UV_INSTALL := $(UV) pip install --quiet --python $(BIN)/python
+# From the public index alone, and without a word about where this machine found things.
+LOCK := env -u PIP_FIND_LINKS -u UV_FIND_LINKS -u UV_INDEX -u UV_INDEX_URL -u UV_EXTRA_INDEX_URL \
+	-u UV_DEFAULT_INDEX PIP_CONFIG_FILE=/dev/null \
+	$(UV) pip compile --quiet --no-config --universal --python-version 3.11 --generate-hashes \
+	--no-emit-index-url --no-emit-find-links --custom-compile-command "make lock"
+PYTEST := $(BIN)/python -m pytest -p no:cacheprovider
+EIGHT := XLA_FLAGS=--xla_force_host_platform_device_count=8
+SOURCES := src tests tools benchmarks
+
+MODEL := smollm2-135m-instruct
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-network check bench docs lock clean
+
+help:
+	@echo "make demo   fetch a real model, complete a prompt, show the next words"
+	@echo "make test   all checks and all tests"
+	@echo "make check  format, lint, types, import directions, lengths, sizes, locks, spelling"
+	@echo "make bench  the benchmarks; make docs: every command in the guides, executed"
+
+demo: $(VENV)/runtime-ready
+	@$(BIN)/bluejay pull $(MODEL)
+	@$(BIN)/bluejay generate "Once upon a time" --model $(MODEL) --max-tokens 40
+	@$(BIN)/bluejay suggest "How" --model $(MODEL)
+
+# The eight-device tests go first, so that the closing line is that of the suite.
+test: $(VENV)/dev-ready check
+	@rm -rf $(CACHE)/reports
+	$(EIGHT) $(PYTEST) tests/multi_device --junit-xml=$(CACHE)/reports/multi-device.xml
+	$(PYTEST) --numprocesses=2 --dist=worksteal --junit-xml=$(CACHE)/reports/suite.xml
+
+test-network: $(VENV)/dev-ready
+	$(PYTEST) -m network
+
+check: $(VENV)/dev-ready
+	$(BIN)/ruff format --check --quiet $(SOURCES)
+	$(BIN)/ruff check --quiet $(SOURCES)
+	$(BIN)/mypy src
+	$(BIN)/lint-imports --cache-dir $(CACHE)/import-linter
+	$(BIN)/python tools/check_lengths.py
+	$(BIN)/python tools/check_size.py
+	$(BIN)/python tools/check_locks.py
+	git ls-files -z | xargs -0 $(BIN)/codespell
+
+bench: $(VENV)/dev-ready
+	@for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
+
+docs: $(VENV)/runtime-ready
+	$(BIN)/python tools/run_docs.py README.md docs/guides
+
+lock: $(VENV)/dev-ready
+	$(LOCK) pyproject.toml --extra hub --group build -o requirements.lock
+	$(LOCK) pyproject.toml --extra hub --group dev -c requirements.lock -o requirements-dev.lock
+	$(LOCK) pyproject.toml --group golden -o requirements-golden.lock
+
+clean:
+	rm -rf $(CACHE) build dist
+	find src tests tools benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# ---- the environment, made once and remade when a lock changes ----
+
+$(BIN)/python:
+	@command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) is not here: install Python 3.11 or" \
+	  "newer, or name one with 'make PYTHON=/path/to/python3'." >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "$(PYTHON) is" \
+	  "$$($(PYTHON) -V 2>&1), but 3.11 or newer is needed: install one and name it with" \
+	  "'make PYTHON=python3.12'." >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { echo "$(PYTHON) cannot make" \
+	  "environments: install its venv module (Debian and Ubuntu: 'apt install" \
+	  "python3-venv') and run make again." >&2; exit 1; }
+	@$(PYTHON) -m venv $(VENV)
+
+# pip brings uv, with the hashes of the lock; uv brings the rest.
+$(UV): | $(BIN)/python
+	@sed -n '/^uv==/,/[^\\]$$/p' requirements.lock > $(VENV)/uv.lock
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps \
+	  -r $(VENV)/uv.lock
+
+$(VENV)/runtime-ready: requirements.lock pyproject.toml | $(UV)
+	@echo "Installing what Bluejay runs on (once) ..."
+	@$(UV_INSTALL) --require-hashes -r requirements.lock
+	@$(UV_INSTALL) --no-deps --no-build-isolation -e .
+	@touch $@
+
+$(VENV)/dev-ready: requirements-dev.lock $(VENV)/runtime-ready
+	@echo "Installing what the tests run on (once) ..."
+	@$(UV_INSTALL) --require-hashes -r requirements-dev.lock
+	@touch $@

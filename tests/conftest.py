@@ -1,0 +1,34 @@
+"""Strict numerics and checked types for the whole suite."""
+
+import os
+from pathlib import Path
+
+import pytest
+from jaxtyping import install_import_hook
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+# The environment, not `jax.config`: child processes of tests get the same settings.
+os.environ |= {
+    "JAX_NUMPY_DTYPE_PROMOTION": "strict",
+    "JAX_NUMPY_RANK_PROMOTION": "raise",
+    "JAX_COMPILATION_CACHE_DIR": str(REPOSITORY / ".cache" / "xla"),
+    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "0",
+    # With a limit JAX locks the folder, without one two workers may read a half-written entry.
+    "JAX_COMPILATION_CACHE_MAX_SIZE": str(1 << 30),
+}
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+install_import_hook("bluejay", "function_types.check_function")
+
+
+@pytest.fixture(scope="session")
+def data_folder() -> Path:
+    """The folder of real text, vocabularies and evaluation sets."""
+    folder = os.environ.get("BLUEJAY_DATA")
+    if not folder:
+        pytest.skip("BLUEJAY_DATA does not name the data folder")
+    if not Path(folder).is_dir():
+        pytest.fail(f"BLUEJAY_DATA={folder} is not a folder")
+    return Path(folder)

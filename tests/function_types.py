@@ -1,0 +1,19 @@
+"""The checker that the tests run over every function of the package."""
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from beartype import BeartypeConf, beartype
+
+F = TypeVar("F", bound=Callable[..., Any])
+# An int is a float to the type checker (PEP 484), so it is one here.
+_check = beartype(conf=BeartypeConf(is_pep484_tower=True))
+
+
+def check_function(function: F) -> F:
+    """Check arguments, results and array shapes, of everything but constructors.
+
+    JAX rebuilds a registered dataclass through its constructor with specs, booleans and tracers
+    in its fields, so what a field holds is checked where a function takes it.
+    """
+    return function if function.__name__ == "__init__" else _check(function)
