@@ -1,0 +1,145 @@
+"""Reads the golden reference data in `tests/golden` (made there by hand; see its README.md)."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors.numpy import save_file
+
+GOLDEN = Path(__file__).parent / "golden"
+
+CASES: tuple[str, ...] = (
+    "gptj-rotary-64-of-256",
+    "gptj-rotary-32-of-64",
+    "gptj-rotary-full-head",
+    "codegen",
+    "gpt-neox-parallel",
+    "gpt-neox-sequential",
+    "gpt2",
+    "llama-grouped-tied",
+    "llama-untied-theta-100000",
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class GoldenCase:
+    """A tiny model as transformers saved it, and its fp32 logits for two rows of ids.
+
+    `config_text` is the `config.json` that transformers 5 wrote; `older_config_text` is the same
+    config as transformers 4 wrote it, which is how most published folders look.
+    """
+
+    name: str
+    config_text: str
+    older_config_text: str
+    generation_config_text: str
+    tensors: dict[str, NDArray[np.float32]]
+    input_ids: NDArray[np.int32]  # [2, T]
+    logits: NDArray[np.float32]  # [2, T, V]
+
+    @property
+    def config(self) -> dict[str, Any]:
+        loaded: dict[str, Any] = json.loads(self.config_text)
+        return loaded
+
+    @property
+    def older_config(self) -> dict[str, Any]:
+        loaded: dict[str, Any] = json.loads(self.older_config_text)
+        return loaded
+
+
+def load_case(name: str) -> GoldenCase:
+    """The case of that name, its tensors (stored as exact float16) widened to float32."""
+    older = json.loads((GOLDEN / "transformers" / "older_configs.json").read_text())
+    with np.load(GOLDEN / "transformers" / f"{name}.npz", allow_pickle=False) as stored:
+        return GoldenCase(
+            name=name,
+            config_text=str(stored["config"]),
+            older_config_text=older["configs"][name],
+            generation_config_text=str(stored["generation_config"]),
+            tensors={
+                key.removeprefix("tensor:"): stored[key].astype(np.float32)
+                for key in stored.files
+                if key.startswith("tensor:")
+            },
+            input_ids=stored["input_ids"],
+            logits=stored["logits"],
+        )
+
+
+def write_hf_folder(case: GoldenCase, folder: Path, *, older_config: bool = False) -> Path:
+    """Write the folder that `save_pretrained` wrote for this case; returns `folder`.
+
+    `older_config` writes the `config.json` of transformers 4 in place of that of transformers 5.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    config_text = case.older_config_text if older_config else case.config_text
+    (folder / "config.json").write_text(config_text)
+    (folder / "generation_config.json").write_text(case.generation_config_text)
+    save_file(case.tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    return folder
+
+
+@dataclass(frozen=True, kw_only=True)
+class GreedyReference:
+    """A prompt and the ids that transformers' `generate` appended to it greedily."""
+
+    prompt: NDArray[np.int32]  # [P]
+    continuation: NDArray[np.int32]  # [24]
+
+
+def load_greedy_references(name: str) -> list[GreedyReference]:
+    """The greedy references of a case: `gptj-rotary-32-of-64` or `llama-grouped-tied`."""
+    with np.load(GOLDEN / "transformers" / "generation.npz", allow_pickle=False) as stored:
+        lengths = [
+            key.rpartition(":")[2] for key in stored.files if key.startswith(f"{name}:prompt:")
+        ]
+        return [
+            GreedyReference(
+                prompt=stored[f"{name}:prompt:{length}"],
+                continuation=stored[f"{name}:greedy:{length}"],
+            )
+            for length in lengths
+        ]
+
+
+@dataclass(frozen=True, kw_only=True)
+class WarperReference:
+    """Scores after transformers' logits processors with these parameters, built by `generate`.
+
+    `parameters` holds only what was set (`repetition_penalty`, `temperature`, `top_k`, `top_p`,
+    `min_p`, `typical_p`); removed scores are -inf.
+    """
+
+    parameters: dict[str, float]
+    order: list[str]
+    logits: NDArray[np.float32]  # [6, 64]
+    previous_ids: NDArray[np.int32]  # [6, 12]
+    scores: NDArray[np.float32]  # [6, 64]
+
+
+def load_warper_references() -> list[WarperReference]:
+    """Every combination of parameters in `logits_processors.npz`."""
+    path = GOLDEN / "transformers" / "logits_processors.npz"
+    with np.load(path, allow_pickle=False) as stored:
+        parameters = json.loads(str(stored["parameters"]))
+        orders = json.loads(str(stored["orders"]))
+        return [
+            WarperReference(
+                parameters=parameters[index],
+                order=orders[index],
+                logits=stored["logits"],
+                previous_ids=stored["previous_ids"],
+                scores=stored[f"scores:{index}"],
+            )
+            for index in range(len(parameters))
+        ]
+
+
+def load_gpt2_token_ids() -> list[tuple[str, list[int]]]:
+    """Texts with their ids under GPT-2's tokenizer."""
+    record = json.loads((GOLDEN / "transformers" / "tokenizers" / "gpt2.json").read_text())
+    return [(case["text"], case["ids"]) for case in record["cases"]]
