@@ -10,7 +10,7 @@ UV_INSTALL := $(UV) pip install --quiet --python $(BIN)/python
 LOCK := env -u PIP_FIND_LINKS -u UV_FIND_LINKS -u UV_INDEX -u UV_INDEX_URL -u UV_EXTRA_INDEX_URL \
 	-u UV_DEFAULT_INDEX PIP_CONFIG_FILE=/dev/null \
 	$(UV) pip compile --quiet --no-config --universal --python-version 3.11 --generate-hashes \
-	--no-emit-index-url --no-emit-find-links --custom-compile-command "make lock"
+	--no-emit-index-url --no-emit-find-links --custom-compile-command "make lock" $(UPGRADE)
 PYTEST := $(BIN)/python -m pytest -p no:cacheprovider
 EIGHT := XLA_FLAGS=--xla_force_host_platform_device_count=8
 SOURCES := src tests tools benchmarks
@@ -56,6 +56,7 @@ bench: $(VENV)/dev-ready
 docs: $(VENV)/runtime-ready
 	$(BIN)/python tools/run_docs.py README.md docs/guides
 
+# `make lock UPGRADE=--upgrade` takes the newest versions, without it only what changed.
 lock: $(VENV)/dev-ready
 	$(LOCK) pyproject.toml --extra hub --group build -o requirements.lock
 	$(LOCK) pyproject.toml --extra hub --group dev -c requirements.lock -o requirements-dev.lock
@@ -81,6 +82,7 @@ $(BIN)/python:
 # pip brings uv, with the hashes of the lock; uv brings the rest.
 $(UV): | $(BIN)/python
 	@sed -n '/^uv==/,/[^\\]$$/p' requirements.lock > $(VENV)/uv.lock
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(BIN)/python -m ensurepip >/dev/null
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps \
 	  -r $(VENV)/uv.lock
 
