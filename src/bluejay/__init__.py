@@ -1,0 +1,1 @@
+"""Bluejay: the whole GPT-J system on JAX."""

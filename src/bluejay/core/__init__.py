@@ -1,0 +1,1 @@
+"""Ground floor: errors, atomic files, hashing. Standard library and NumPy only."""

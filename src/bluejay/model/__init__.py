@@ -1,0 +1,1 @@
+"""The GPT decoder: config, presets, parameter specs, forward, cache."""

@@ -1,0 +1,190 @@
+"""The decoder: every equation of the GPT family in one file.
+
+A GPT-J block reads one LayerNorm and adds attention and feed-forward to one residual; the
+relatives differ in the parts that `BlockVariant` and `PositionConfig` name.
+
+Axes: B batch  T query position  S key position  D embed  N query heads  K key/value heads
+      H head width  F feed-forward  V vocabulary
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from bluejay.model.cache import Cache, LayerCache, append
+from bluejay.model.config import DecoderConfig
+from bluejay.model.params import (
+    AttentionParams,
+    BlockParams,
+    DecoderParams,
+    FeedForwardParams,
+    NormParams,
+)
+from bluejay.nn.activations import gelu_erf, gelu_tanh, silu
+from bluejay.nn.attention import cached_attention, causal_attention
+from bluejay.nn.contract import contract, contract_to_float32
+from bluejay.nn.norms import layer_norm, rms_norm
+from bluejay.nn.rotary import Rotation, rotate, rotation
+
+
+class Place(NamedTuple):
+    """Where the T new tokens of each row stand, and the rotation that follows from it."""
+
+    positions: Int[Array, "B T"]
+    turn: Rotation | None
+
+
+def forward(
+    params: DecoderParams, ids: Int[Array, "B T"], *, config: DecoderConfig
+) -> Float[Array, "B T V"]:
+    """Logits of every position of whole sequences, in float32; no cache.
+
+    Blocks may be a tuple, or one stacked BlockParams, which runs as a scan.
+    """
+    batch, length = ids.shape
+    positions = jnp.broadcast_to(jnp.arange(length, dtype=jnp.int32)[None, :], (batch, length))
+    place = _place(positions, config)
+    x = embed(params, ids, positions)
+    if isinstance(params.blocks, BlockParams):
+
+        def step(x: Array, layer: BlockParams) -> tuple[Array, None]:
+            return block(layer, x, place, None, config=config)[0], None
+
+        x, _ = jax.lax.scan(step, x, params.blocks)
+    else:
+        for layer in params.blocks:
+            x, _ = block(layer, x, place, None, config=config)
+    return logits(params, x, config=config)
+
+
+def extend(
+    params: DecoderParams,
+    ids: Int[Array, "B T"],
+    starts: Int[Array, "B"],
+    cache: Cache,
+    *,
+    config: DecoderConfig,
+) -> tuple[Float[Array, "B T D"], Cache]:
+    """Run T more tokens of each row, the first of which stands at `starts`, through the blocks.
+
+    Gives the residual stream before the final norm (`logits` turns any part of it into logits)
+    and the cache with the new keys and values. A cache may hold garbage beyond a row's length:
+    no position sees it, and the next tokens overwrite it.
+    """
+    assert isinstance(params.blocks, tuple), "decoding runs over unstacked blocks"
+    positions = starts[:, None] + jnp.arange(ids.shape[1], dtype=starts.dtype)[None, :]
+    place = _place(positions, config)
+    x = embed(params, ids, positions)
+    layers = []
+    for layer, layer_cache in zip(params.blocks, cache.layers, strict=True):
+        x, new_cache = block(layer, x, place, layer_cache, config=config)
+        layers.append(new_cache)
+    return x, Cache(layers=tuple(layers))
+
+
+def embed(
+    params: DecoderParams, ids: Int[Array, "B T"], positions: Int[Array, "B T"]
+) -> Float[Array, "B T D"]:
+    """Token vectors, plus learned position vectors where the family has them."""
+    x = jnp.take(params.embedding, ids, axis=0, mode="clip")
+    if params.positions is not None:
+        # Padding of the last prefill chunk may stand beyond the last learned position.
+        x = x + jnp.take(params.positions, positions, axis=0, mode="clip")
+    return x
+
+
+def block(
+    params: BlockParams,
+    x: Float[Array, "B T D"],
+    place: Place,
+    cache: LayerCache | None,
+    *,
+    config: DecoderConfig,
+) -> tuple[Float[Array, "B T D"], LayerCache | None]:
+    """One layer, parallel (x + attention(n(x)) + feed_forward(m(x))) or sequential."""
+    normed = norm(params.attention_norm, x, config=config)
+    attended, cache = attention(params.attention, normed, place, cache, config=config)
+    if config.variant.arrangement == "sequential":
+        x = x + attended
+        second = norm(params.feed_forward_norm, x, config=config)
+        return x + feed_forward(params.feed_forward, second, config=config), cache
+    if params.feed_forward_norm is not None:
+        normed = norm(params.feed_forward_norm, x, config=config)
+    return x + (attended + feed_forward(params.feed_forward, normed, config=config)), cache
+
+
+def attention(
+    params: AttentionParams,
+    x: Float[Array, "B T D"],
+    place: Place,
+    cache: LayerCache | None,
+    *,
+    config: DecoderConfig,
+) -> tuple[Float[Array, "B T D"], LayerCache | None]:
+    """Causal self-attention over the sequence itself, or over the cache it is appended to."""
+    query = _biased(contract("BTD,NHD->BTNH", x, params.query), params.query_bias)
+    key = _biased(contract("BTD,KHD->BTKH", x, params.key), params.key_bias)
+    value = _biased(contract("BTD,KHD->BTKH", x, params.value), params.value_bias)
+    if place.turn is not None:
+        pairing = "half" if config.position.kind == "rotary_half" else "interleaved"
+        query = rotate(query, place.turn, pairing=pairing)
+        key = rotate(key, place.turn, pairing=pairing)
+    if cache is None:
+        mixed = causal_attention(query, key, value)
+    else:
+        cache = append(cache, key, value, place.positions[:, 0])
+        mixed = cached_attention(query, cache.key, cache.value, place.positions)
+    return _biased(contract("BTNH,DNH->BTD", mixed, params.out), params.out_bias), cache
+
+
+def feed_forward(
+    params: FeedForwardParams, x: Float[Array, "B T D"], *, config: DecoderConfig
+) -> Float[Array, "B T D"]:
+    """down(activation(up(x))), or down(silu(gate(x)) * up(x)) where it is gated."""
+    wide = _biased(contract("BTD,FD->BTF", x, params.up), params.up_bias)
+    if config.variant.activation == "silu_gated":
+        wide = silu(contract("BTD,FD->BTF", x, params.gate)) * wide
+    else:
+        wide = _GELU[config.variant.activation](wide)
+    return _biased(contract("BTF,DF->BTD", wide, params.down), params.down_bias)
+
+
+def norm(
+    params: NormParams | None, x: Float[Array, "B T D"], *, config: DecoderConfig
+) -> Float[Array, "B T D"]:
+    """LayerNorm or RMSNorm, as the family has it."""
+    assert params is not None, "the spec tree gives every such norm parameters"
+    if config.variant.norm == "rms":
+        return rms_norm(x, params.scale, eps=config.norm_eps)
+    return layer_norm(x, params.scale, params.bias, eps=config.norm_eps)
+
+
+def logits(
+    params: DecoderParams, x: Float[Array, "B T D"], *, config: DecoderConfig
+) -> Float[Array, "B T V"]:
+    """Final norm and head, in float32. Rows of the vocabulary without a token are included."""
+    normed = norm(params.final_norm, x, config=config)
+    head = params.embedding if params.head is None else params.head
+    scores = contract_to_float32("BTD,VD->BTV", normed, head)
+    return _biased(scores, params.head_bias)
+
+
+def _place(positions: Int[Array, "B T"], config: DecoderConfig) -> Place:
+    if config.position.kind == "learned":
+        return Place(positions, None)
+    turn = rotation(
+        positions, rotary_dim=config.position.rotary_dim, base=config.position.rotary_base
+    )
+    return Place(positions, turn)
+
+
+def _biased(x: Float[Array, "..."], bias: Float[Array, "..."] | None) -> Float[Array, "..."]:
+    if bias is None:
+        return x
+    return x + bias.astype(x.dtype).reshape((1,) * (x.ndim - bias.ndim) + bias.shape)
+
+
+_GELU: dict[str, Callable[[Array], Array]] = {"gelu_tanh": gelu_tanh, "gelu_erf": gelu_erf}

@@ -1,0 +1,1 @@
+"""Array functions that every model shares: contract, norms, rotary, attention, activations."""
