@@ -62,3 +62,11 @@ TEXTS: tuple[str, ...] = (
     "\u00e2\u20ac\u2122 mojibake \u00c3\u00a9",
     "a\u0300\u0301\u0302\u0303\u0304 Z\u0351\u036b\u0343\u036a\u0302\u036b\u033d",
 )
+
+# The names of special tokens as plain text: what a user types must not become a control token.
+SPECIAL_TEXTS: tuple[str, ...] = (
+    "<|endoftext|>",
+    "a<|endoftext|>b",
+    "<|im_start|>user\nHi<|im_end|>\n",
+    "<repo_name>x<file_sep>",
+)
