@@ -1,4 +1,4 @@
-"""Run every ```bash block of the given Markdown files, each file in an empty folder of its own.
+"""Run every bash and python block of the given Markdown files, one empty folder per file.
 
 A line `<!-- not run: REASON -->` right above a block leaves it out, and the reason is printed.
 """
@@ -13,8 +13,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 BLOCK = re.compile(
-    r"(?:<!-- not run: (?P<reason>[^\n]+?) -->\n+)?^```bash\n(?P<code>.*?)^```$", re.M | re.S
+    r"(?:<!-- not run: (?P<reason>[^\n]+?) -->\n+)?"
+    r"^```(?P<language>bash|python)\n(?P<code>.*?)^```$",
+    re.M | re.S,
 )
+INTERPRETERS = {
+    "bash": ["bash", "-euo", "pipefail", "-c"],
+    "python": [sys.executable, "-c"],
+}
 
 
 def markdown_files(arguments: list[str]) -> Iterator[Path]:
@@ -33,7 +39,7 @@ def run_file(path: Path, environment: dict[str, str]) -> int:
                 continue
             print(f"== {place}\n{block['code']}", end="", flush=True)
             start = time.perf_counter()
-            command = ["bash", "-euo", "pipefail", "-c", block["code"]]
+            command = [*INTERPRETERS[block["language"]], block["code"]]
             code = subprocess.run(command, cwd=folder, env=environment, check=False).returncode
             print(f"-- {time.perf_counter() - start:.1f} s, exit code {code}", flush=True)
             num_failed += code != 0
@@ -45,7 +51,7 @@ def main(arguments: list[str]) -> int:
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
     environment = os.environ | {"PATH": path}
     num_failed = sum(run_file(path, environment) for path in markdown_files(arguments))
-    print(f"{num_failed} commands failed" if num_failed else "every command ran")
+    print(f"{num_failed} blocks failed" if num_failed else "every block ran")
     return bool(num_failed)
 
 
