@@ -143,3 +143,46 @@ def load_gpt2_token_ids() -> list[tuple[str, list[int]]]:
     """Texts with their ids under GPT-2's tokenizer."""
     record = json.loads((GOLDEN / "transformers" / "tokenizers" / "gpt2.json").read_text())
     return [(case["text"], case["ids"]) for case in record["cases"]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class WindowReference:
+    """What an engine says about the SmolLM2 window; position i predicts `input_ids[i + 1]`.
+
+    `full_*` and `probe_*` are empty in llama.cpp's file.
+    """
+
+    engine: str
+    input_ids: NDArray[np.int32]  # [1001], token 0 first
+    top_ids: NDArray[np.int32]  # [1000, 8], best first
+    top_logits: NDArray[np.float32]  # [1000, 8]
+    log_sum_exp: NDArray[np.float32]  # [1000]
+    next_logits: NDArray[np.float32]  # [1000], of the id that follows
+    full_positions: NDArray[np.int32]  # [5]
+    full_logits: NDArray[np.float32]  # [5, 49152]
+    probe_ids: NDArray[np.int32]  # [49]
+    probe_logits: NDArray[np.float32]  # [1000, 49]
+
+
+def load_window_reference(engine: str) -> WindowReference:
+    """The reference of `transformers` (fp32 on dequantized tensors) or `llama_cpp`."""
+    empty = {
+        "full_positions": np.zeros(0, np.int32),
+        "full_logits": np.zeros((0, 49152), np.float32),
+        "probe_ids": np.zeros(0, np.int32),
+        "probe_logits": np.zeros((1000, 0), np.float32),
+    }
+    with np.load(GOLDEN / "smollm2" / f"{engine}.npz", allow_pickle=False) as stored:
+        arrays = {name: stored[name] for name in stored.files if name != "versions"}
+    return WindowReference(**(empty | arrays | {"engine": str(arrays["engine"])}))
+
+
+def load_passage() -> str:
+    """The SmolLM2 window's text: 1,000 ids, without the token 0 before them."""
+    return (GOLDEN / "smollm2" / "passage.txt").read_text(encoding="utf-8")
+
+
+def load_smollm2_token_ids() -> list[tuple[str, list[int]]]:
+    """Texts with their ids under llama.cpp's tokenizer, names of special tokens read as text."""
+    record = json.loads((GOLDEN / "smollm2" / "token_ids.json").read_text())
+    return [(case["text"], case["ids"]) for case in record["cases"]]
