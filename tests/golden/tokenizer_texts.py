@@ -29,7 +29,7 @@ TEXTS: tuple[str, ...] = (
     "x2y3 4th 1st a1b2c3",
     "\u00bd \u00b2 \u2167 \u0665 \u0967",
     "antidisestablishmentarianism Pneumonoultramicroscopicsilicovolcanoconiosis",
-    "caf\u00e9 na\u00efve \u00fcber Stra\u00dfe \u00c5ngstr\u00f6m",
+    "café na\u00efve \u00fcber Stra\u00dfe \u00c5ngstr\u00f6m",
     "cafe\u0301 e\u0301\u0301 \u0041\u030a",
     "\u4f60\u597d\uff0c\u4e16\u754c\u3002\u65e5\u672c\u8a9e\u306e\u30c6\u30ad\u30b9\u30c8",
     "\u041f\u0440\u0438\u0432\u0435\u0442, \u043c\u0438\u0440!",
