@@ -1,1 +1,1 @@
-""""""
+"""Prefill, decode, sampling: token ids in, token ids out."""

@@ -1,5 +1,8 @@
 """The key/value cache: one pair of arrays per layer, of a fixed capacity.
 
+Heads stand before positions, so that one head's keys lie together: attention reads them as
+they are, where any other order is transposed at every step.
+
 Axes: B batch  S capacity in positions  T new positions  K key/value heads  H head width
 """
 
@@ -20,8 +23,8 @@ from bluejay.nn.attention import CACHE_BLOCK
 class LayerCache:
     """Keys (already rotated) and values of one layer."""
 
-    key: Array  # B S K H
-    value: Array  # B S K H
+    key: Array  # B K S H
+    value: Array  # B K S H
 
 
 @register_dataclass
@@ -37,7 +40,7 @@ def empty_cache(
 ) -> Cache:
     """Zeros for `capacity` positions, which must be a multiple of the attention's block."""
     assert capacity % CACHE_BLOCK == 0, capacity
-    shape = (batch, capacity, config.num_kv_heads, config.head_dim)
+    shape = (batch, config.num_kv_heads, capacity, config.head_dim)
     return Cache(
         layers=tuple(
             LayerCache(key=jnp.zeros(shape, dtype), value=jnp.zeros(shape, dtype))
@@ -58,15 +61,20 @@ def append(
     value: Float[Array, "B T K H"],
     starts: Int[Array, "B"],
 ) -> LayerCache:
-    """Write T new positions of every row, beginning at its own start.
+    """Write T new positions of every row, beginning at its own start."""
+    return LayerCache(
+        key=_written(cache.key, key, starts), value=_written(cache.value, value, starts)
+    )
 
-    One slice update per row: a batched start index would become a scatter, which copies the
-    whole cache on CPU.
-    """
-    keys, values = cache.key, cache.value
-    for row in range(key.shape[0]):
-        zero = jnp.zeros((), starts.dtype)
-        at = (jnp.asarray(row, starts.dtype), starts[row], zero, zero)
-        keys = jax.lax.dynamic_update_slice(keys, key[row : row + 1].astype(keys.dtype), at)
-        values = jax.lax.dynamic_update_slice(values, value[row : row + 1].astype(values.dtype), at)
-    return LayerCache(key=keys, value=values)
+
+def _written(
+    stored: Float[Array, "B K S H"], new: Float[Array, "B T K H"], starts: Int[Array, "B"]
+) -> Float[Array, "B K S H"]:
+    """One slice update per row: a batched start index would become a scatter, which copies the
+    whole cache on CPU."""
+    by_head = jnp.transpose(new, (0, 2, 1, 3)).astype(stored.dtype)
+    zero = jnp.zeros((), starts.dtype)
+    for row in range(new.shape[0]):
+        at = (jnp.asarray(row, starts.dtype), zero, starts[row], zero)
+        stored = jax.lax.dynamic_update_slice(stored, by_head[row : row + 1], at)
+    return stored

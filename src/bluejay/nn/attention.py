@@ -24,15 +24,16 @@ def causal_attention(
     length = query.shape[1]
     order = jnp.arange(length)
     visible = order[None, :, None] >= order[None, None, :]
-    scores = jnp.where(visible[:, None, None], _scores(query, key), _MASKED)
+    by_head = jnp.transpose(key, (0, 2, 1, 3)), jnp.transpose(value, (0, 2, 1, 3))
+    scores = jnp.where(visible[:, None, None], _scores(query, by_head[0]), _MASKED)
     weights = jax.nn.softmax(scores, axis=-1)
-    return _merge(_weighted(weights, value), query.dtype)
+    return _merge(_weighted(weights, by_head[1]), query.dtype)
 
 
 def cached_attention(
     query: Float[Array, "B T N H"],
-    key: Float[Array, "B S K H"],
-    value: Float[Array, "B S K H"],
+    key: Float[Array, "B K S H"],
+    value: Float[Array, "B K S H"],
     positions: Int[Array, "B T"],
 ) -> Float[Array, "B T N H"]:
     """Attention of T new positions over a cache that already holds them.
@@ -41,7 +42,7 @@ def cached_attention(
     arXiv:1805.02867), as far as the last position needs. S must be a multiple of CACHE_BLOCK.
     """
     batch, length, heads, width = query.shape
-    kv_heads = key.shape[2]
+    kv_heads = key.shape[1]
     shape = (batch, kv_heads, heads // kv_heads, length)
     start = (
         jnp.full((*shape, 1), _MASKED, dtype=jnp.float32),
@@ -51,8 +52,8 @@ def cached_attention(
 
     def absorb(index: Int[Array, ""], state: tuple[Array, Array, Array]) -> tuple[Array, ...]:
         offset = index * CACHE_BLOCK
-        keys = jax.lax.dynamic_slice_in_dim(key, offset, CACHE_BLOCK, axis=1)
-        values = jax.lax.dynamic_slice_in_dim(value, offset, CACHE_BLOCK, axis=1)
+        keys = jax.lax.dynamic_slice_in_dim(key, offset, CACHE_BLOCK, axis=2)
+        values = jax.lax.dynamic_slice_in_dim(value, offset, CACHE_BLOCK, axis=2)
         places = offset + jnp.arange(CACHE_BLOCK, dtype=positions.dtype)
         visible = positions[:, :, None] >= places[None, None, :]
         return _absorb(state, _scores(query, keys), values, visible)
@@ -65,7 +66,7 @@ def cached_attention(
 def _absorb(
     state: tuple[Array, Array, Array],
     scores: Float[Array, "B K G T S"],
-    values: Float[Array, "B S K H"],
+    values: Float[Array, "B K S H"],
     visible: Bool[Array, "B T S"],
 ) -> tuple[Array, ...]:
     """One block of an online softmax: rescale what is there to the new maximum, then add."""
@@ -82,13 +83,13 @@ def _absorb(
 
 
 def _scores(
-    query: Float[Array, "B T N H"], key: Float[Array, "B S K H"]
+    query: Float[Array, "B T N H"], key: Float[Array, "B K S H"]
 ) -> Float[Array, "B K G T S"]:
     batch, length, heads, width = query.shape
-    kv_heads = key.shape[2]
+    kv_heads = key.shape[1]
     grouped = query.reshape(batch, length, kv_heads, heads // kv_heads, width)
     scores = jnp.einsum(
-        "BTKGH,BSKH->BKGTS",
+        "BTKGH,BKSH->BKGTS",
         grouped.astype(jnp.float32),
         key.astype(jnp.float32),
         precision=jax.lax.Precision.HIGHEST,
@@ -97,10 +98,10 @@ def _scores(
 
 
 def _weighted(
-    weights: Float[Array, "B K G T S"], value: Float[Array, "B S K H"]
+    weights: Float[Array, "B K G T S"], value: Float[Array, "B K S H"]
 ) -> Float[Array, "B K G T H"]:
     return jnp.einsum(
-        "BKGTS,BSKH->BKGTH",
+        "BKGTS,BKSH->BKGTH",
         weights,
         value.astype(jnp.float32),
         precision=jax.lax.Precision.HIGHEST,

@@ -1,0 +1,276 @@
+"""A decoder on the device with its compiled programs: prefill in chunks, decode by single tokens.
+
+Every program has a static shape, and which programs a row passes through follows from its own
+length alone. So a row's result has the same bits whatever runs beside it (docs/decisions/0005).
+
+Axes: R rows of one call  T tokens of one chunk  V vocabulary  D embed
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float, Int
+from numpy.typing import NDArray
+
+from bluejay.core.errors import UsageError
+from bluejay.model.cache import Cache, LayerCache, empty_cache
+from bluejay.model.config import DecoderConfig
+from bluejay.model.decoder import extend, logits
+from bluejay.model.params import DecoderParams
+
+# A prompt is cut into the largest chunks that fit, then smaller ones; the last is padded. Three
+# sizes keep a process at a handful of programs, and let a two-word prompt cost 16 rows, not 256.
+CHUNK_SIZES = (256, 64, 16)
+# Capacities are this times a power of two, so that growing prompts share programs.
+SMALLEST_CAPACITY = 256
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prefix:
+    """One sequence on the device, ready for its next token.
+
+    `logits` are raw: [V] float32, of the token that follows, ids without a token included.
+    """
+
+    length: int
+    capacity: int
+    cache: Cache
+    logits: Array
+
+
+@dataclass(frozen=True, kw_only=True)
+class RowGroup:
+    """R sequences that step together; `logits` [R, V] as in Prefix."""
+
+    lengths: tuple[int, ...]
+    cache: Cache
+    logits: Array
+
+
+class Runner:
+    """Runs one decoder. `rows_per_call` is the static number of rows in a batched step."""
+
+    def __init__(
+        self,
+        params: DecoderParams,
+        *,
+        config: DecoderConfig,
+        rows_per_call: int | None = None,
+        cache_dtype: DTypeLike = jnp.float32,
+    ) -> None:
+        self.params = params
+        self.config = config
+        self.rows_per_call = rows_per_call or _default_rows_per_call()
+        self._cache_dtype = cache_dtype
+        chunk = partial(_run_chunk, config=config)
+        self._chunk = jax.jit(chunk, donate_argnames="cache")
+        self._chunk_of_copy = jax.jit(chunk)
+        self._score_chunk = jax.jit(partial(_score_chunk, config=config), donate_argnames="cache")
+
+    def start(self, ids: Sequence[int], *, reserve: int = 0) -> Prefix:
+        """Prefill: run the prompt and leave room for `reserve` more tokens.
+
+        Raises UsageError for an empty prompt, an id without an embedding row, or a prompt that
+        with its reserve exceeds the context.
+        """
+        self._require_fit(ids, reserve)
+        capacity = _capacity(_padded_length(len(ids)), len(ids) + reserve)
+        cache = self._empty(1, capacity)
+        state = None
+        for begin, size in _chunks(len(ids)):
+            piece = ids[begin : begin + size]
+            state, cache = self._chunk(
+                self.params,
+                _padded(piece, size),
+                jnp.asarray([begin], jnp.int32),
+                jnp.asarray([len(piece) - 1], jnp.int32),
+                cache=cache,
+            )
+        assert state is not None
+        return Prefix(length=len(ids), capacity=capacity, cache=cache, logits=state[0])
+
+    def step(self, prefix: Prefix, token: int) -> Prefix:
+        """Append one id. Consumes the prefix: its cache is reused in place."""
+        return self._append(self._chunk, prefix, token)
+
+    def branch(self, prefix: Prefix, token: int) -> Prefix:
+        """Append one id to a copy; the prefix stays usable."""
+        return self._append(self._chunk_of_copy, prefix, token)
+
+    def score(self, ids: Sequence[int]) -> NDArray[np.float32]:
+        """Raw logits [len(ids), V] of every position. Raises as `start` does."""
+        self._require_fit(ids, 0)
+        cache = self._empty(1, _capacity(_padded_length(len(ids)), len(ids)))
+        scores = np.empty((len(ids), self.config.vocab_size), np.float32)
+        for begin, size in _chunks(len(ids)):
+            piece = ids[begin : begin + size]
+            start = jnp.asarray([begin], jnp.int32)
+            found, cache = self._score_chunk(self.params, _padded(piece, size), start, cache=cache)
+            scores[begin : begin + len(piece)] = np.asarray(found)[0, : len(piece)]
+        return scores
+
+    def group(self, prefixes: Sequence[Prefix], *, reserve: int) -> RowGroup:
+        """Join at most `rows_per_call` prefixes, with room for `reserve` more tokens each.
+
+        Empty rows fill the group up to its static size.
+        """
+        assert 0 < len(prefixes) <= self.rows_per_call
+        needed = max(prefix.length for prefix in prefixes) + reserve
+        capacity = _capacity(max(prefix.capacity for prefix in prefixes), needed)
+        blank = self.rows_per_call - len(prefixes)
+        caches = [_grown(prefix.cache, capacity) for prefix in prefixes]
+        caches += [self._empty(1, capacity)] * blank
+        rows = [prefix.logits for prefix in prefixes]
+        rows += [jnp.zeros_like(rows[0])] * blank
+        return RowGroup(
+            lengths=tuple(prefix.length for prefix in prefixes) + (0,) * blank,
+            cache=jax.tree.map(lambda *parts: jnp.concatenate(parts), *caches),
+            logits=jnp.stack(rows),
+        )
+
+    def step_group(self, group: RowGroup, tokens: Sequence[int | None]) -> RowGroup:
+        """Append one id to every row that has one; rows with None stand still.
+
+        Consumes the group. A row's result depends on its own tokens and on `rows_per_call`,
+        never on the other rows.
+        """
+        ids = [[0 if token is None else token] for token in tokens]
+        state, cache = self._chunk(
+            self.params,
+            jnp.asarray(ids, jnp.int32),
+            jnp.asarray(group.lengths, jnp.int32),
+            jnp.zeros(len(ids), jnp.int32),
+            cache=group.cache,
+        )
+        moved = zip(group.lengths, tokens, strict=True)
+        return RowGroup(
+            lengths=tuple(length + (token is not None) for length, token in moved),
+            cache=cache,
+            logits=state,
+        )
+
+    def grow(self, prefix: Prefix, *, reserve: int) -> Prefix:
+        """The same prefix with room for `reserve` more tokens."""
+        capacity = _capacity(prefix.capacity, prefix.length + reserve)
+        if capacity == prefix.capacity:
+            return prefix
+        return replace(prefix, capacity=capacity, cache=_grown(prefix.cache, capacity))
+
+    def _append(self, program: jax.stages.Wrapped, prefix: Prefix, token: int) -> Prefix:
+        self._require_ids([token])
+        if prefix.length >= self.config.context_length:
+            raise UsageError(
+                f"The context of {self.config.context_length} tokens is full: "
+                "shorten the prompt or lower max_tokens."
+            )
+        prefix = self.grow(prefix, reserve=1)
+        state, cache = program(
+            self.params,
+            jnp.asarray([[token]], jnp.int32),
+            jnp.asarray([prefix.length], jnp.int32),
+            jnp.zeros(1, jnp.int32),
+            cache=prefix.cache,
+        )
+        return replace(prefix, length=prefix.length + 1, cache=cache, logits=state[0])
+
+    def _empty(self, batch: int, capacity: int) -> Cache:
+        return empty_cache(self.config, batch=batch, capacity=capacity, dtype=self._cache_dtype)
+
+    def _require_fit(self, ids: Sequence[int], reserve: int) -> None:
+        if not len(ids):
+            raise UsageError("The prompt is empty: give it at least one token.")
+        self._require_ids(ids)
+        limit = self.config.context_length
+        if len(ids) + reserve > limit:
+            raise UsageError(
+                f"{len(ids)} prompt tokens and {reserve} new ones exceed the model's context of "
+                f"{limit} tokens: shorten the prompt or lower max_tokens."
+            )
+
+    def _require_ids(self, ids: Sequence[int]) -> None:
+        rows = self.config.vocab_size
+        for token in ids:
+            if not 0 <= token < rows:
+                raise UsageError(
+                    f"Token id {token} is outside the model's {rows} embedding rows: "
+                    "use ids of the model's own tokenizer."
+                )
+
+
+def _run_chunk(
+    params: DecoderParams,
+    ids: Int[Array, "R T"],
+    starts: Int[Array, "R"],
+    last: Int[Array, "R"],
+    *,
+    cache: Cache,
+    config: DecoderConfig,
+) -> tuple[Float[Array, "R V"], Cache]:
+    """Run a chunk; logits of each row's token number `last` alone, for the head is a large part
+    of a small model's work."""
+    x, cache = extend(params, ids, starts, cache, config=config)
+    ends = jnp.take_along_axis(x, last[:, None, None], axis=1)
+    return logits(params, ends, config=config)[:, 0], cache
+
+
+def _score_chunk(
+    params: DecoderParams,
+    ids: Int[Array, "R T"],
+    starts: Int[Array, "R"],
+    *,
+    cache: Cache,
+    config: DecoderConfig,
+) -> tuple[Float[Array, "R T V"], Cache]:
+    x, cache = extend(params, ids, starts, cache, config=config)
+    return logits(params, x, config=config), cache
+
+
+def _default_rows_per_call() -> int:
+    """One row on CPU, where XLA multiplies two to sixteen rows at a quarter of the rate at which
+    it multiplies one (docs/lab-book.md); eight elsewhere."""
+    return 1 if jax.default_backend() == "cpu" else 8
+
+
+def _chunks(length: int) -> list[tuple[int, int]]:
+    """(begin, size) of each chunk of a prompt: a function of its length alone."""
+    chunks, begin = [], 0
+    while begin < length:
+        fitting = [size for size in CHUNK_SIZES if size <= length - begin]
+        size = fitting[0] if fitting else CHUNK_SIZES[-1]
+        chunks.append((begin, size))
+        begin += size
+    return chunks
+
+
+def _padded_length(length: int) -> int:
+    begin, size = _chunks(length)[-1]
+    return begin + size
+
+
+def _capacity(*needs: int) -> int:
+    capacity = SMALLEST_CAPACITY
+    while capacity < max(needs):
+        capacity *= 2
+    return capacity
+
+
+def _padded(piece: Sequence[int], size: int) -> Int[Array, "1 T"]:
+    return jnp.asarray([[*piece, *[0] * (size - len(piece))]], jnp.int32)
+
+
+def _grown(cache: Cache, capacity: int) -> Cache:
+    def grow(array: Array) -> Array:
+        missing = capacity - array.shape[2]
+        if not missing:
+            return array
+        return jnp.pad(array, ((0, 0), (0, 0), (0, missing), (0, 0)))
+
+    layers = tuple(
+        LayerCache(key=grow(layer.key), value=grow(layer.value)) for layer in cache.layers
+    )
+    return Cache(layers=layers)
