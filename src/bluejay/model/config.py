@@ -1,8 +1,9 @@
 """What a decoder is: sizes, and the variant of each part, chosen once and checked at creation."""
 
 import math
-from dataclasses import dataclass, field
-from typing import Literal, get_args
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal, get_args
 
 from bluejay.core.errors import UsageError
 
@@ -147,3 +148,18 @@ def _require_size(name: str, value: int) -> None:
         raise UsageError(f"{name} must be a whole number, not {value!r}.")
     if not 1 <= value <= _LARGEST_SIZE:
         raise UsageError(f"{name} must lie between 1 and {_LARGEST_SIZE}, not {value}.")
+
+
+def config_to_json(config: DecoderConfig) -> dict[str, Any]:
+    """Plain JSON values of every field, as the native checkpoint stores them."""
+    return asdict(config)
+
+
+def config_from_json(values: Mapping[str, Any]) -> DecoderConfig:
+    """The inverse of `config_to_json`. Raises UsageError for unknown, missing or wrong fields."""
+    try:
+        position = PositionConfig(**values["position"])
+        variant = BlockVariant(**values["variant"])
+        return DecoderConfig(**{**values, "position": position, "variant": variant})
+    except (TypeError, KeyError) as error:
+        raise UsageError(f"This is not a decoder configuration: {error}.") from error
