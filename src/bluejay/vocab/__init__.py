@@ -1,0 +1,1 @@
+"""Tokenizers, token bytes and the joint text + image id layout. No JAX."""
