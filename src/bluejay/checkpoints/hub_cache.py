@@ -9,7 +9,6 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
 
 _PART = r"[A-Za-z0-9_](?:[A-Za-z0-9_.-]{0,94}[A-Za-z0-9_])?"
 _REPOSITORY = re.compile(rf"{_PART}/{_PART}")
@@ -38,18 +37,18 @@ class HubId:
     repository: str
     revision: str
 
-    @classmethod
-    def parse(cls, text: str) -> Self | None:
-        """`owner/name` or `owner/name@revision`; None for anything else, `..` included."""
-        repository, _, revision = text.partition("@")
-        revision = revision if "@" in text else "main"
-        fits = _REPOSITORY.fullmatch(repository) and _REVISION.fullmatch(revision)
-        if not fits or ".." in text or "--" in repository or "//" in text:
-            return None
-        return cls(repository=repository, revision=revision)
-
     def __str__(self) -> str:
         return self.repository + ("" if self.revision == "main" else f"@{self.revision}")
+
+
+def parse_hub_id(text: str) -> HubId | None:
+    """`owner/name` or `owner/name@revision`; None for anything else, `..` included."""
+    repository, _, revision = text.partition("@")
+    revision = revision if "@" in text else "main"
+    fits = _REPOSITORY.fullmatch(repository) and _REVISION.fullmatch(revision)
+    if not fits or ".." in text or "--" in repository or "//" in text:
+        return None
+    return HubId(repository=repository, revision=revision)
 
 
 def hub_cache_root() -> Path:

@@ -22,7 +22,13 @@ from bluejay.checkpoints.catalogue import (
     find_entry,
     unknown_name,
 )
-from bluejay.checkpoints.hub_cache import HubId, cached_snapshot, present_files, weight_files
+from bluejay.checkpoints.hub_cache import (
+    HubId,
+    cached_snapshot,
+    parse_hub_id,
+    present_files,
+    weight_files,
+)
 from bluejay.checkpoints.model_cache import cached_model, folder_bytes, size_text
 from bluejay.core.errors import CheckpointError, MemoryLimitError, UsageError
 
@@ -74,12 +80,12 @@ def hub_id_of(text: str) -> HubId | None:
     name, _, revision = text.partition("@")
     entry = find_entry(name)
     if entry is None:
-        return HubId.parse(text)
+        return parse_hub_id(text)
     if not isinstance(entry.source, HubSource):
         if revision:
             raise UsageError(f"{entry.name} has no revisions: leave out {'@' + revision!r}.")
         return None
-    return HubId.parse(f"{entry.source.repository}@{revision or entry.source.revision}")
+    return parse_hub_id(f"{entry.source.repository}@{revision or entry.source.revision}")
 
 
 def find_present(entry: CatalogueEntry) -> Path | None:
