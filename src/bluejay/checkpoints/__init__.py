@@ -1,1 +1,1 @@
-"""Import and export of published formats through tables; the native format; the catalogue of names."""
+"""Published formats in and out through tables, the native format, the catalogue of names."""
