@@ -78,7 +78,7 @@ class Runner:
         Raises UsageError for an empty prompt, an id without an embedding row, or a prompt that
         with its reserve exceeds the context.
         """
-        self._require_fit(ids, reserve)
+        self.require_fit(ids, reserve)
         capacity = _capacity(_padded_length(len(ids)), len(ids) + reserve)
         cache = self._empty(1, capacity)
         state = None
@@ -104,7 +104,7 @@ class Runner:
 
     def score(self, ids: Sequence[int]) -> NDArray[np.float32]:
         """Raw logits [len(ids), V] of every position. Raises as `start` does."""
-        self._require_fit(ids, 0)
+        self.require_fit(ids, 0)
         cache = self._empty(1, _capacity(_padded_length(len(ids)), len(ids)))
         scores = np.empty((len(ids), self.config.vocab_size), np.float32)
         for begin, size in _chunks(len(ids)):
@@ -181,7 +181,8 @@ class Runner:
     def _empty(self, batch: int, capacity: int) -> Cache:
         return empty_cache(self.config, batch=batch, capacity=capacity, dtype=self._cache_dtype)
 
-    def _require_fit(self, ids: Sequence[int], reserve: int) -> None:
+    def require_fit(self, ids: Sequence[int], reserve: int) -> None:
+        """Raise UsageError unless the ids are the model's and fit with `reserve` more."""
         if not len(ids):
             raise UsageError("The prompt is empty: give it at least one token.")
         self._require_ids(ids)

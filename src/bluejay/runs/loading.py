@@ -1,0 +1,71 @@
+"""Bring a stored model onto the device."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+from numpy.typing import NDArray
+
+from bluejay.checkpoints.convert import DTYPES
+from bluejay.checkpoints.model_files import ModelFiles
+from bluejay.core.errors import MemoryLimitError, UsageError
+from bluejay.core.memory import available_bytes
+from bluejay.model.params import DecoderParams, map_named
+from bluejay.model.specs import decoder_specs, parameter_count
+
+OnTensor = Callable[[int, int], None]
+"""Called after each tensor with the parameters loaded so far and in all."""
+
+
+def load_params(
+    model: ModelFiles, *, dtype: str | None = None, on_tensor: OnTensor | None = None
+) -> DecoderParams:
+    """All parameters in one dtype, tensor by tensor.
+
+    `dtype` None is float32 on CPU, where narrower products are converted at every call, and
+    bfloat16 elsewhere. A tensor that the file holds in that dtype, aligned to 64 bytes, is mapped
+    and not copied. Raises MemoryLimitError before the first tensor if they cannot fit.
+    """
+    chosen = DTYPES[_require_dtype(dtype)]
+    specs = decoder_specs(model.config)
+    total = parameter_count(specs)
+    _require_memory(model, total * chosen.itemsize)
+    done = 0
+
+    def load(path: str, spec: Any) -> jax.Array:
+        nonlocal done
+        array = on_device(model.source.read(path), chosen)
+        done += array.size
+        if on_tensor is not None:
+            on_tensor(done, total)
+        return array
+
+    return map_named(load, specs)
+
+
+def on_device(values: NDArray[Any], dtype: np.dtype[Any]) -> jax.Array:
+    """The values as a device array; aliases host memory where dtype and alignment allow it."""
+    if values.dtype != dtype:
+        values = values.astype(dtype)
+    return jax.device_put(np.ascontiguousarray(values))
+
+
+def _require_dtype(dtype: str | None) -> str:
+    if dtype is None:
+        return "float32" if jax.default_backend() == "cpu" else "bfloat16"
+    if dtype not in DTYPES:
+        raise UsageError(f"dtype must be one of {', '.join(DTYPES)}, not {dtype!r}.")
+    return dtype
+
+
+def _require_memory(model: ModelFiles, needed: int) -> None:
+    device = jax.devices()[0]
+    stats = device.memory_stats() if device.platform != "cpu" else None
+    free = stats["bytes_limit"] - stats["bytes_in_use"] if stats else available_bytes()
+    if needed > free:
+        raise MemoryLimitError(
+            f"{model.path} needs {needed / 1e9:.1f} GB of memory for its weights, and "
+            f"{free / 1e9:.1f} GB are free: choose a smaller model or a narrower dtype "
+            "(`bluejay doctor` shows what fits)."
+        )

@@ -1,0 +1,154 @@
+"""Text in, text out: prompts to ids, samples to text, up to a stop string."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bluejay.generation.generate import (
+    FinishReason,
+    GenerationRequest,
+    Sample,
+    allowed_log_probabilities,
+    generate,
+)
+from bluejay.generation.runner import Runner
+from bluejay.generation.sampling import Choice
+from bluejay.text.stop_strings import StopMatcher
+from bluejay.vocab.detokenizer import IncrementalDetokenizer
+from bluejay.vocab.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenLogprob:
+    """A token of a text with its log probability and the likeliest alternatives there.
+
+    `logprob` is the model's own, before temperature and penalties, in nats; None for the first
+    token of a prompt, which follows nothing.
+    """
+
+    id: int
+    text: str
+    logprob: float | None
+    alternatives: tuple[tuple[str, float], ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Completion:
+    """One finished sample. `text` leaves out the prompt and the stop string that ended it."""
+
+    text: str
+    ids: tuple[int, ...]
+    finish_reason: FinishReason
+    prompt_index: int
+    sample_index: int
+    tokens: tuple[TokenLogprob, ...]
+    prompt_tokens: tuple[TokenLogprob, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextDelta:
+    """New text of one sample; `completion` comes with its last one."""
+
+    prompt_index: int
+    sample_index: int
+    text: str
+    completion: Completion | None = None
+
+
+def complete(
+    runner: Runner,
+    tokenizer: Tokenizer,
+    requests: Sequence[GenerationRequest],
+    *,
+    stop: Sequence[str],
+    allowed: NDArray[np.bool_],
+) -> Iterator[TextDelta]:
+    """Yield text as it becomes certain: whole characters, nothing of a stop string."""
+    writers: dict[tuple[int, int], _Writer] = {}
+    for sample in generate(runner, requests, allowed=allowed):
+        key = (sample.request_index, sample.sample_index)
+        writer = writers.setdefault(key, _Writer(tokenizer, stop, sample))
+        text = writer.update()
+        done = writer.completion() if sample.finish_reason is not None else None
+        if done is not None and writer.is_closed:
+            continue
+        writer.is_closed = done is not None
+        if text or done is not None:
+            yield TextDelta(prompt_index=key[0], sample_index=key[1], text=text, completion=done)
+
+
+def prompt_logprobs(
+    runner: Runner,
+    tokenizer: Tokenizer,
+    ids: Sequence[int],
+    *,
+    allowed: NDArray[np.bool_],
+    num_alternatives: int = 0,
+) -> tuple[TokenLogprob, ...]:
+    """Log probability of every token of a prompt given those before it."""
+    scores = allowed_log_probabilities(runner.score(ids), allowed)
+    found = [TokenLogprob(id=ids[0], text=tokenizer.decode([ids[0]]), logprob=None)]
+    for position, token in enumerate(ids[1:]):
+        row = scores[position]
+        best = np.argsort(-row, kind="stable")[:num_alternatives]
+        found.append(
+            TokenLogprob(
+                id=token,
+                text=tokenizer.decode([token]),
+                logprob=float(row[token]),
+                alternatives=tuple((tokenizer.decode([int(i)]), float(row[i])) for i in best),
+            )
+        )
+    return tuple(found)
+
+
+class _Writer:
+    """Turns one sample's ids into text."""
+
+    def __init__(self, tokenizer: Tokenizer, stop: Sequence[str], sample: Sample) -> None:
+        self._tokenizer, self._sample = tokenizer, sample
+        self._detokenizer = IncrementalDetokenizer(tokenizer, skip_special=True)
+        self._matcher = StopMatcher(stop)
+        self._pieces: list[str] = []
+        self._num_read = 0
+        self.is_closed = False
+
+    def update(self) -> str:
+        """The text that the sample's new ids make certain; ends the sample at a stop string."""
+        if self.is_closed:
+            return ""
+        sample = self._sample
+        text = "".join(self._detokenizer.feed(id) for id in sample.ids[self._num_read :])
+        self._num_read = len(sample.choices)
+        passed = self._matcher.feed(text)
+        if self._matcher.found is not None:
+            sample.stop()
+        elif sample.finish_reason is not None:
+            passed += self._matcher.feed(self._detokenizer.flush())
+            passed += self._matcher.flush()
+        self._pieces.append(passed)
+        return passed
+
+    def completion(self) -> Completion:
+        """The finished sample."""
+        sample = self._sample
+        assert sample.finish_reason is not None
+        return Completion(
+            text="".join(self._pieces),
+            ids=tuple(sample.ids),
+            finish_reason=sample.finish_reason,
+            prompt_index=sample.request_index,
+            sample_index=sample.sample_index,
+            tokens=tuple(self._token(choice) for choice in sample.choices),
+        )
+
+    def _token(self, choice: Choice) -> TokenLogprob:
+        decode = self._tokenizer.decode
+        return TokenLogprob(
+            id=choice.id,
+            text=decode([choice.id]),
+            logprob=choice.logprob,
+            alternatives=tuple((decode([other]), value) for other, value in choice.alternatives),
+        )
