@@ -14,7 +14,6 @@ LOCK := env -u PIP_FIND_LINKS -u UV_FIND_LINKS -u UV_INDEX -u UV_INDEX_URL -u UV
 PYTEST := $(BIN)/python -m pytest -p no:cacheprovider
 EIGHT := XLA_FLAGS=--xla_force_host_platform_device_count=8
 SOURCES := src tests tools benchmarks
-MULTI_DEVICE_TESTS := $(wildcard tests/multi_device/test_*.py)
 
 MODEL := smollm2-135m-instruct
 
