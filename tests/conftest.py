@@ -6,13 +6,15 @@ from pathlib import Path
 import pytest
 from jaxtyping import install_import_hook
 
-REPOSITORY = Path(__file__).resolve().parent.parent
+# Not the user's: tests neither fill nor find what lies there. Kept, so that a rerun compiles less.
+CACHE = Path(__file__).resolve().parent.parent / ".cache" / "bluejay"
 
 # The environment, not `jax.config`: child processes of tests get the same settings.
 os.environ |= {
     "JAX_NUMPY_DTYPE_PROMOTION": "strict",
     "JAX_NUMPY_RANK_PROMOTION": "raise",
-    "JAX_COMPILATION_CACHE_DIR": str(REPOSITORY / ".cache" / "xla"),
+    "BLUEJAY_CACHE": str(CACHE),
+    "JAX_COMPILATION_CACHE_DIR": str(CACHE / "compiled"),
     "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
     "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "0",
     # With a limit JAX locks the folder, without one two workers may read a half-written entry.
