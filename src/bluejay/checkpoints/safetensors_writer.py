@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO, Self
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -88,7 +88,7 @@ class SafetensorsWriter:
         self._file: _HashedFile | None = None
         self._finished: list[_HashedFile] = []
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "SafetensorsWriter":
         _make_room(self._folder, self.num_bytes)
         return self
 
