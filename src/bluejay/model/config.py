@@ -143,7 +143,7 @@ def _require_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
         raise UsageError(f"{name} must be one of {', '.join(choices)}, not {value!r}.")
 
 
-def _require_size(name: str, value: int) -> None:
+def _require_size(name: str, value: object) -> None:
     if isinstance(value, bool) or not isinstance(value, int):
         raise UsageError(f"{name} must be a whole number, not {value!r}.")
     if not 1 <= value <= _LARGEST_SIZE:
