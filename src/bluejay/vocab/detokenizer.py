@@ -16,24 +16,27 @@ class IncrementalDetokenizer:
 
     def __init__(self, tokenizer: Tokenizer, *, skip_special: bool = False) -> None:
         self._tokenizer = tokenizer
-        self._skipped: frozenset[int] = tokenizer.special_ids if skip_special else frozenset()
+        self._skip_special = skip_special
         self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
         self.num_chars = 0
 
     def feed(self, ids: int | Iterable[int]) -> str:
         """The characters that these ids complete; DataError for an id without a token."""
         arrived = ids if isinstance(ids, Iterable) else (ids,)
-        data = [self._tokenizer.token_bytes(i) for i in arrived if i not in self._skipped]
-        return self.feed_bytes(b"".join(data))
+        data = self._tokenizer.decode_bytes(arrived, skip_special=self._skip_special)
+        return self.feed_bytes(data)
 
     def feed_bytes(self, data: bytes) -> str:
         """The characters that these bytes complete."""
-        return self._emit(self._decoder.decode(data))
+        text = self._decoder.decode(data)
+        self.num_chars += len(text)
+        return text
 
     def flush(self) -> str:
         """What `decode` makes of the bytes held back; feeding may go on with a new text."""
-        text = self._emit(self._decoder.decode(b"", final=True))
+        text = self._decoder.decode(b"", final=True)
         self._decoder.reset()
+        self.num_chars += len(text)
         return text
 
     @property
@@ -41,7 +44,3 @@ class IncrementalDetokenizer:
         """The bytes held back: the beginning of one character."""
         held: bytes = self._decoder.getstate()[0]
         return held
-
-    def _emit(self, text: str) -> str:
-        self.num_chars += len(text)
-        return text

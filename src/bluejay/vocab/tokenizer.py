@@ -13,7 +13,7 @@ import tokenizers
 from numpy.typing import NDArray
 from tokenizers import processors
 
-from bluejay.core.errors import DataError, UsageError
+from bluejay.core.errors import CheckpointError, DataError, UsageError
 from bluejay.vocab.byte_alphabet import BYTE_CHARACTERS, token_to_bytes
 from bluejay.vocab.hf_files import write_tokenizer_files
 from bluejay.vocab.quoting import quoted
@@ -81,7 +81,7 @@ class Tokenizer:
 
     def token_name(self, token_id: int) -> str:
         """The name of a token, in GPT-2's alphabet unless it is an added token."""
-        name = self._names[token_id] if 0 <= token_id < self.vocab_size else None
+        name = self._names.get(token_id)
         return self._refuse_id(token_id) if name is None else name
 
     def encode(
@@ -134,17 +134,21 @@ class Tokenizer:
 
     def decode_bytes(self, ids: Iterable[int], *, skip_special: bool = False) -> bytes:
         """The concatenated bytes of the ids. DataError names an id that has no token."""
+        table = self._bytes
         skipped = self.special_ids if skip_special else frozenset()
-        return b"".join([self.token_bytes(i) for i in ids if i not in skipped])
+        try:
+            return b"".join([table[i] for i in ids if i not in skipped])
+        except KeyError as error:
+            self._refuse_id(error.args[0])
 
     def token_bytes(self, token_id: int) -> bytes:
         """The bytes one id stands for; an added token's are its name in UTF-8."""
-        data = self._bytes[token_id] if 0 <= token_id < self.vocab_size else None
+        data = self._bytes.get(token_id)
         return self._refuse_id(token_id) if data is None else data
 
     def token_bytes_table(self) -> list[bytes | None]:
         """The bytes of every id below `vocab_size`; None where an id has no token."""
-        return list(self._bytes)
+        return [self._bytes.get(token_id) for token_id in range(self.vocab_size)]
 
     def sampleable_mask(self, vocab_rows: int) -> NDArray[np.bool_]:
         """bool [vocab_rows]: True for ids that may be sampled and may count in the loss.
@@ -197,18 +201,13 @@ class Tokenizer:
         write_tokenizer_files(folder, document=self.document(), roles=self.roles)
 
     @cached_property
-    def _names(self) -> list[str | None]:
-        names: list[str | None] = [None] * self.vocab_size
-        for name, token_id in self._ids_by_name.items():
-            names[token_id] = name
-        return names
+    def _names(self) -> dict[int, str]:
+        return {token_id: name for name, token_id in self._ids_by_name.items()}
 
     @cached_property
-    def _bytes(self) -> list[bytes | None]:
-        table = [None if name is None else token_to_bytes(name) for name in self._names]
-        for token_id, token in self._added.items():
-            table[token_id] = token.content.encode("utf-8")
-        return table
+    def _bytes(self) -> dict[int, bytes]:
+        table = {token_id: token_to_bytes(name) for name, token_id in self._ids_by_name.items()}
+        return table | {i: token.content.encode("utf-8") for i, token in self._added.items()}
 
     @cached_property
     def _backend_for_special(self) -> tokenizers.Tokenizer:
@@ -218,10 +217,9 @@ class Tokenizer:
     def _check_roles(self) -> None:
         roles = self.roles
         single = (roles.bos, roles.eos, roles.pad, roles.unk, roles.document_start)
-        known = set(self._ids_by_name.values())
         for role_id in {*single, *roles.stops, *roles.prefix, *roles.suffix} - {None}:
-            if role_id not in known:
-                raise DataError(
+            if role_id not in self._names:
+                raise CheckpointError(
                     f"the special id {quoted(role_id)} has no token in a vocabulary of"
                     f" {self.vocab_size}: correct it in the tokenizer's files"
                 )

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import tokenizers
+from tokenizers import decoders, models
 
 from bluejay.core.errors import CheckpointError
 from bluejay.vocab.byte_alphabet import BYTE_CHARACTERS, NEEDED_BYTES
@@ -20,7 +21,6 @@ MAX_TOKENS = 1 << 20
 """Four times Gemma's 262,144, the largest vocabulary in use."""
 
 _REMEDY = "Bluejay reads byte-level BPE tokenizers (GPT-2, GPT-J, CodeGen, NeoX, SmolLM2)"
-_DECODER = {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True, "use_regex": True}
 _TOKEN_FLAGS = ("single_word", "lstrip", "rstrip", "normalized", "special")
 
 
@@ -48,23 +48,15 @@ def build_backend(document: dict[str, Any], *, where: str) -> tokenizers.Tokeniz
     vocab, merges = _check_model(document, refusals)
     _check_text_steps(document, refusals)
     _check_vocab(vocab, refusals)
-    _check_merges(merges, vocab, refusals)
+    pairs = _checked_merges(merges, vocab, refusals)
     added = _checked_added_tokens(document.get("added_tokens") or [], vocab, refusals)
-    kept = {
-        "version": "1.0",
-        "added_tokens": added,
-        "normalizer": document.get("normalizer"),
-        "pre_tokenizer": document["pre_tokenizer"],
-        "post_processor": None,
-        "decoder": _DECODER,
-        "model": {
-            "type": "BPE",
-            "vocab": vocab,
-            "merges": merges,
-            "ignore_merges": bool(document["model"].get("ignore_merges")),
-        },
-    }
-    backend = _construct(kept, refusals)
+    try:
+        backend = _construct(document, vocab=vocab, merges=pairs, added=added)
+    except BaseException as error:  # panics of the Rust code are no Exception
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
+        reason = str(error)[:160]
+        raise refusals.error(f"`tokenizers` cannot read it ({reason}); export it again") from error
     taken = {i: token.content for i, token in backend.get_added_tokens_decoder().items()}
     for token in added:
         if taken.get(token["id"]) != token["content"]:
@@ -75,14 +67,31 @@ def build_backend(document: dict[str, Any], *, where: str) -> tokenizers.Tokeniz
     return backend
 
 
-def _construct(document: dict[str, Any], refusals: _Refusals) -> tokenizers.Tokenizer:
-    try:
-        return tokenizers.Tokenizer.from_str(json.dumps(document, ensure_ascii=False))
-    except BaseException as error:  # panics of the Rust code are no Exception
-        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
-            raise
-        reason = str(error)[:160]
-        raise refusals.error(f"`tokenizers` cannot read it ({reason}); export it again") from error
+def _construct(
+    document: dict[str, Any],
+    *,
+    vocab: dict[str, int],
+    merges: list[tuple[str, str]],
+    added: list[dict[str, Any]],
+) -> tokenizers.Tokenizer:
+    # The vocabulary does not go through JSON a second time: that would take 0.1 s.
+    around = {
+        "version": "1.0",
+        "added_tokens": [],
+        "normalizer": document.get("normalizer"),
+        "pre_tokenizer": document["pre_tokenizer"],
+        "post_processor": None,
+        "decoder": None,
+        "model": {"type": "BPE", "vocab": {}, "merges": []},
+    }
+    backend = tokenizers.Tokenizer.from_str(json.dumps(around))
+    ignore_merges = bool(document["model"].get("ignore_merges"))
+    backend.model = models.BPE(vocab=vocab, merges=merges, ignore_merges=ignore_merges)
+    backend.decoder = decoders.ByteLevel()
+    for token in added:
+        flags = {flag: token[flag] for flag in _TOKEN_FLAGS}
+        backend.add_tokens([tokenizers.AddedToken(token["content"], **flags)])
+    return backend
 
 
 def _check_model(
@@ -147,10 +156,13 @@ def _check_id(name: str, token_id: object, refusals: _Refusals) -> None:
         raise refusals.error(f"the token with id {token_id} has an empty name")
 
 
-def _check_merges(merges: list[object], vocab: dict[str, int], refusals: _Refusals) -> None:
+def _checked_merges(
+    merges: list[object], vocab: dict[str, int], refusals: _Refusals
+) -> list[tuple[str, str]]:
     refusals.require(
         len(merges) <= MAX_TOKENS, f"{len(merges):,} merges, more than the {MAX_TOKENS:,} allowed"
     )
+    pairs = []
     for number, merge in enumerate(merges):
         pair = merge.split(" ") if isinstance(merge, str) else merge
         if (
@@ -165,6 +177,8 @@ def _check_merges(merges: list[object], vocab: dict[str, int], refusals: _Refusa
                 f"merge {number} joins {quoted(left)} and {quoted(right)}, but one of them or"
                 " their union is no token"
             )
+        pairs.append((left, right))
+    return pairs
 
 
 def _checked_added_tokens(
