@@ -1,0 +1,296 @@
+"""Best-first search over the token paths that may follow a typed text."""
+
+import heapq
+import unicodedata
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import count
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bluejay.core.errors import DataError
+from bluejay.model.config import DecoderConfig
+from bluejay.text.typed_text import TypedText
+from bluejay.text.words import State, TokenWords, incomplete_end
+
+# Each keeps a key/value cache alive: 12 MB for SmolLM2, 235 MB for GPT-J-6B. Paths of more than
+# one token are rare among the heavy ones, and a dropped one costs a call if it is needed again.
+_KEPT_PREFIXES = 8
+
+
+class NextTokens(Protocol):
+    """What is asked of a model; `bluejay.generation.runner.Runner` has it.
+
+    `start` and `branch` give an object whose `logits` [V] are those of the next token.
+    """
+
+    @property
+    def config(self) -> DecoderConfig: ...
+
+    def start(self, ids: Sequence[int], *, reserve: int = 0) -> Any: ...
+
+    def branch(self, prefix: Any, token: int) -> Any: ...
+
+
+@dataclass(kw_only=True, slots=True, eq=False)
+class Path:
+    """Tokens after the head of the typed text, and what they spell.
+
+    `mass` is their probability after the head. `uncovered` are the typed bytes they still have to
+    spell, `text` those they spell beyond. `used` counts the bytes of `text` up to the last complete
+    character of the word. An open path has spelled the typed word and nothing yet that ends it or
+    goes on with it.
+    """
+
+    mass: float
+    parent: "Path | None"
+    token: int
+    depth: int
+    uncovered: bytes
+    text: bytes
+    used: int
+    state: State
+    is_open: bool
+    prefix: Any = None
+
+
+class _Choices(NamedTuple):
+    """Tokens that may follow a path: ids, masses with the path's, shapes beyond the typed text."""
+
+    path: Path
+    ids: NDArray[np.int32]
+    masses: NDArray[np.float64]
+    shapes: NDArray[np.int32]
+
+    def only(self, chosen: NDArray[np.bool_]) -> "_Choices":
+        return _Choices(self.path, self.ids[chosen], self.masses[chosen], self.shapes[chosen])
+
+
+def _folded(word: str) -> str:
+    """Equal for spellings that look the same: composed or not, with either apostrophe."""
+    return unicodedata.normalize("NFC", word).replace("’", "'")
+
+
+class WordSearch:
+    """The words after a typed text, with what has been found of their mass.
+
+    After `run`, `found` has the mass of every word by what would be appended to the typed text,
+    `total` is an upper bound of all mass, and `next_word` tells next words from completions.
+    """
+
+    def __init__(
+        self,
+        model: NextTokens,
+        words: TokenWords,
+        typed: TypedText,
+        *,
+        allowed: NDArray[np.bool_],
+        longest_path: int,
+    ) -> None:
+        self.found: dict[str, dict[str, float]] = {}
+        self.next_word: bool | None = None if typed.word else True
+        self.num_calls = 0
+        self._model, self._words, self._typed = model, words, typed
+        self._allowed, self._longest_path = allowed, longest_path
+        self._ids = np.arange(len(words.token_bytes), dtype=np.int32)
+        self._kept: deque[Path] = deque()
+        self._order = count()
+        self._frontier: list[tuple[float, int, Path, Iterator[Path]]] = []
+        self._given_up: list[Path] = []
+        # Mass of typed text spelled in full; of its word then ended; of its word gone on with.
+        self._covered, self._ended, self._continued = (0.0 if typed.tail else 1.0), 0.0, 0.0
+        self._undecided: list[tuple[_Choices, _Choices]] = []
+        root = Path(
+            mass=1.0,
+            parent=None,
+            token=-1,
+            depth=0,
+            uncovered=typed.tail,
+            text=b"",
+            used=0,
+            state=typed.state,
+            is_open=bool(typed.word),
+        )
+        self._push(iter([root]))
+
+    def run(self, *, num_words: int, max_calls: int | None) -> None:
+        """Explore until no path left weighs as much as the last of `num_words` words, or the calls
+        are used up; with None until no path is left."""
+        while True:
+            spent = max_calls is not None and self.num_calls >= max_calls
+            if self.next_word is None:
+                self._decide(by_force=spent or not self._frontier)
+            if spent or not self._frontier:
+                return
+            if max_calls is not None and self._is_settled(num_words):
+                return
+            self._expand_heaviest()
+
+    @property
+    def total(self) -> float:
+        """Mass of all that can follow, in the reading that was decided for: of the typed word being
+        complete, or of the typed text. What is not explored counts as if it did."""
+        left = [*self._given_up, *(path for _, _, path, _ in self._frontier)]
+        uncovered = sum(path.mass for path in left if path.uncovered)
+        if self.next_word and self._typed.word:
+            open_mass = sum(path.mass for path in left if path.is_open and not path.uncovered)
+            return self._ended + open_mass + uncovered
+        return self._covered + uncovered
+
+    def _is_settled(self, num_words: int) -> bool:
+        if self.next_word is None or len(self.found) < num_words:
+            return False
+        masses = [sum(spellings.values()) for spellings in self.found.values()]
+        return -self._frontier[0][0] <= heapq.nlargest(num_words, masses)[-1]
+
+    def _decide(self, *, by_force: bool) -> None:
+        """Next words if the typed word more likely ends here than goes on, else completions."""
+        open_mass = sum(path.mass for _, _, path, _ in self._frontier)
+        if by_force or abs(self._ended - self._continued) > open_mass:
+            self.next_word = self._ended >= self._continued
+            for ended, continued in self._undecided:
+                self._take(ended, continued)
+
+    def _expand_heaviest(self) -> None:
+        _, _, path, siblings = heapq.heappop(self._frontier)
+        self._push(siblings)
+        if path.depth >= self._longest_path:
+            self._given_up.append(path)
+            return
+        masses = path.mass * self._next_probabilities(path)
+        if path.uncovered:
+            parts, ids, shapes = self._words.covering(path.uncovered)
+            for child in self._partial_children(path, masses, parts):
+                self._push(iter([child]))
+            self._covered += float(masses[ids].sum())
+        else:
+            ids, shapes = self._ids, self._words.following(incomplete_end(path.text))
+        choices = _Choices(path, ids, masses[ids], shapes)
+        if path.is_open:
+            self._split(choices)
+        else:
+            self._collect(choices, path.state)
+
+    def _split(self, choices: _Choices) -> None:
+        """Tell the tokens that end the typed word from those that go on with it."""
+        states, used = self._words.read(choices.path.state, choices.shapes)
+        ended = (states == State.STOP) & (used == 0)
+        still_open = choices.only((states != State.STOP) & (used == 0))
+        for child in self._children(still_open, choices.path.state, is_open=True):
+            self._push(iter([child]))
+        self._ended += float(choices.masses[ended].sum())
+        self._continued += float(choices.masses[used > 0].sum())
+        parts = choices.only(ended), choices.only(used > 0)
+        if self.next_word is None:
+            self._undecided.append(parts)
+        else:
+            self._take(*parts)
+
+    def _take(self, ended: _Choices, continued: _Choices) -> None:
+        path = ended.path
+        if not self.next_word:
+            self._collect(continued, path.state)
+        elif path.text == incomplete_end(path.text):
+            # Read the token that ended the word again, as the beginning of the next one. After an
+            # apostrophe there is none.
+            self._collect(ended, State.GAP)
+
+    def _collect(self, choices: _Choices, state: State) -> None:
+        """Credit the words that end with these tokens, and queue the others."""
+        path = choices.path
+        states, used = self._words.read(state, choices.shapes)
+        stopped = states == State.STOP
+        if path.used:
+            self._credit(path.text[: path.used], choices.masses[stopped & (used == 0)].sum())
+        inside = choices.only(stopped & (used > 0))
+        for child in self._children(inside, state):
+            self._credit(child.text[: child.used], child.mass)
+        self._push(self._children(choices.only(~stopped), state))
+
+    def _credit(self, spelled: bytes, mass: float) -> None:
+        if mass > 0.0:
+            appended = spelled.decode()
+            spellings = self.found.setdefault(_folded(self.word(appended)), {})
+            spellings[appended] = spellings.get(appended, 0.0) + float(mass)
+
+    def word(self, appended: str) -> str:
+        """The word that appending this to the typed text makes."""
+        return appended.lstrip() if self.next_word else self._typed.word + appended
+
+    def _children(
+        self, choices: _Choices, state: State, *, is_open: bool = False
+    ) -> Iterator[Path]:
+        """The paths with one of these tokens more, heaviest first."""
+        path = choices.path
+        states, used = self._words.read(state, choices.shapes)
+        before = b"" if path.uncovered else path.text
+        complete = len(before) - len(incomplete_end(before))
+        for index in np.argsort(-choices.masses, kind="stable"):
+            token, mass = int(choices.ids[index]), float(choices.masses[index])
+            if not mass > 0.0:
+                return
+            text = before + self._words.token_bytes[token][len(path.uncovered) :]
+            characters = text[complete:].decode("utf-8", errors="replace")[: used[index]]
+            yield Path(
+                mass=mass,
+                parent=path,
+                token=token,
+                depth=path.depth + 1,
+                uncovered=b"",
+                text=text,
+                used=complete + len(characters.encode()) if used[index] else path.used,
+                state=State(states[index]),
+                is_open=is_open,
+            )
+
+    def _partial_children(
+        self, path: Path, masses: NDArray[np.float64], parts: list[int]
+    ) -> Iterator[Path]:
+        """The paths with one token more that still do not spell all of the typed text."""
+        for token in parts:
+            if masses[token] > 0.0:
+                yield Path(
+                    mass=float(masses[token]),
+                    parent=path,
+                    token=token,
+                    depth=path.depth + 1,
+                    uncovered=path.uncovered[len(self._words.token_bytes[token]) :],
+                    text=b"",
+                    used=0,
+                    state=path.state,
+                    is_open=path.is_open,
+                )
+
+    def _push(self, paths: Iterator[Path]) -> None:
+        """Queue the first of some paths that come heaviest first; the others follow it."""
+        path = next(paths, None)
+        if path is not None:
+            heapq.heappush(self._frontier, (-path.mass, next(self._order), path, paths))
+
+    def _next_probabilities(self, path: Path) -> NDArray[np.float64]:
+        logits = np.asarray(self._prefix(path).logits).astype(np.float64)
+        logits = np.where(self._allowed, logits, -np.inf)
+        largest = logits.max()
+        if not np.isfinite(largest):
+            raise DataError(
+                f"The model gives {largest} as the largest logit after {path.depth} tokens of a "
+                "continuation, so its weights are damaged: load them again from their source."
+            )
+        weights = np.exp(logits - largest)
+        probabilities: NDArray[np.float64] = weights / weights.sum()
+        return probabilities
+
+    def _prefix(self, path: Path) -> Any:
+        if path.prefix is None:
+            self.num_calls += 1
+            if path.parent is None:
+                path.prefix = self._model.start(self._typed.head, reserve=self._longest_path)
+                return path.prefix
+            path.prefix = self._model.branch(self._prefix(path.parent), path.token)
+            self._kept.append(path)
+            if len(self._kept) > _KEPT_PREFIXES:
+                self._kept.popleft().prefix = None
+        return path.prefix
