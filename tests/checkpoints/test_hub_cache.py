@@ -69,7 +69,7 @@ INDEX = "model.safetensors.index.json"
         ([INDEX, "model-00001-of-99999.safetensors"], []),
         ([INDEX, "model-00000-of-00000.safetensors"], []),
         ([INDEX, "../model-00001-of-00001.safetensors"], []),
-        (["model.gguf", "rust_model.ot"], []),
+        (["model.gguf", "tf_model.h5"], []),
         ([], []),
     ],
 )

