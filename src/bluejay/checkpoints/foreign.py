@@ -147,6 +147,9 @@ def _describe_by_suffix(start: bytes, path: Path) -> str | None:
 
 def _describe_zip(file: MappedFile) -> str | None:
     """None for what the torch reader takes, and for damage, which it reports better."""
+    # The program's text is compressed, so the entries are looked for in the directory at the end.
+    if b"/code/__torch__" in file.raw(max(0, file.size - 65536), 65536):
+        return "a TorchScript program, not weights; save its state_dict instead"
     try:
         names = list(read_stored_zip(file))
     except CheckpointError:

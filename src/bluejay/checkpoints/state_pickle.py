@@ -18,7 +18,7 @@ import numpy as np
 MAX_PICKLE_BYTES = 16 * 2**20
 MAX_RANK = 16
 
-MAX_OPCODES = 2_000_000
+MAX_OPCODES = 300_000
 """About 45 opcodes a tensor; the 341 entries of a GPT-J file take 16,000."""
 
 _TORCH_DTYPES: Mapping[str, np.dtype[Any]] = MappingProxyType(
@@ -238,8 +238,10 @@ def _known_global(name: str) -> object:
         return _TORCH_DTYPES[last]
     if name in _CALLS:
         return _Global(name)
-    if module == "torch" and last.endswith("Storage"):
-        raise StatePickleError(f"holds quantized or unknown elements ({_plain(name)})")
+    if module == "torch._utils" or (module == "torch" and last.endswith("Storage")):
+        raise StatePickleError(
+            f"holds tensors of a kind that is not supported ({_plain(name)}); save plain ones"
+        )
     raise StatePickleError(
         f"asks for {_plain(name)} to be run, which no weights need; it may be hostile, so get "
         "the model as safetensors instead"

@@ -110,8 +110,6 @@ def _find_folder(entries: Mapping[str, Extent], file: MappedFile) -> str:
     if len(folders) != 1:
         raise refusal(file.path, "a ZIP file that is not a torch checkpoint; unpack it first")
     folder = folders[0]
-    if f"{folder}constants.pkl" in entries or f"{folder}model.json" in entries:
-        raise refusal(file.path, "a TorchScript program, not weights; save its state_dict instead")
     order = entries.get(f"{folder}byteorder")
     if order is not None and file.raw(order.offset, min(order.length, 16)) != b"little":
         raise refusal(file.path, "weights in big-endian byte order; save them on another machine")
