@@ -72,6 +72,12 @@ class Runner:
         self._chunk_of_copy = jax.jit(chunk)
         self._score_chunk = jax.jit(partial(_score_chunk, config=config), donate_argnames="cache")
 
+    @property
+    def num_programs(self) -> int:
+        """How many programs this runner has compiled."""
+        jitted = (self._chunk, self._chunk_of_copy, self._score_chunk)
+        return sum(program._cache_size() for program in jitted)
+
     def start(self, ids: Sequence[int], *, reserve: int = 0) -> Prefix:
         """Prefill: run the prompt and leave room for `reserve` more tokens.
 
