@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 from jaxtyping import install_import_hook
 
 # Not the user's: tests neither fill nor find what lies there. Kept, so that a rerun compiles less.
@@ -21,6 +22,10 @@ os.environ |= {
     "JAX_COMPILATION_CACHE_MAX_SIZE": str(1 << 30),
 }
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+# The same examples in every run, and no clock: a busy machine is not a failure.
+settings.register_profile("suite", deadline=None, derandomize=True, database=None)
+settings.load_profile("suite")
 
 install_import_hook("bluejay", "function_types.check_function")
 
