@@ -1,0 +1,113 @@
+"""The subcommands there are, and the parser of each."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from difflib import get_close_matches
+
+from bluejay.cli import convert, doctor, generate, info, models, pull, suggest
+from bluejay.cli.parser import CommandParser
+from bluejay.core.errors import UsageError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Command:
+    """A subcommand; `run` takes the parsed arguments and returns an exit code, or None for 0."""
+
+    name: str
+    summary: str
+    example: str
+    add_arguments: Callable[[CommandParser], None]
+    run: Callable[..., int | None]
+
+
+COMMANDS: dict[str, Command] = {
+    command.name: command
+    for command in (
+        Command(
+            name="generate",
+            summary="complete a text, printing as it goes",
+            example='bluejay generate "Once upon a time" --max-tokens 100',
+            add_arguments=generate.add_arguments,
+            run=generate.run,
+        ),
+        Command(
+            name="suggest",
+            summary="the next words, or the rest of a half-typed one, with probabilities",
+            example='bluejay suggest "I lo" -k 3',
+            add_arguments=suggest.add_arguments,
+            run=suggest.run,
+        ),
+        Command(
+            name="models",
+            summary="the models that have a name, and which are here; `models rm NAME` removes one",
+            example="bluejay models",
+            add_arguments=models.add_arguments,
+            run=models.run,
+        ),
+        Command(
+            name="pull",
+            summary="fetch a model once, and verify it",
+            example="bluejay pull smollm2-135m-instruct",
+            add_arguments=pull.add_arguments,
+            run=pull.run,
+        ),
+        Command(
+            name="info",
+            summary="a model's tensors, parameters and memory",
+            example="bluejay info gptj-6b",
+            add_arguments=info.add_arguments,
+            run=info.run,
+        ),
+        Command(
+            name="convert",
+            summary="write a model in another format or precision, and compare the two",
+            example="bluejay convert model.gguf my-model --to hf --dtype bfloat16",
+            add_arguments=convert.add_arguments,
+            run=convert.run,
+        ),
+        Command(
+            name="doctor",
+            summary="what this machine can run, in numbers",
+            example="bluejay doctor",
+            add_arguments=doctor.add_arguments,
+            run=doctor.run,
+        ),
+    )
+}
+
+FRONT_OPTIONS = {
+    "--help": "list the commands",
+    "--version": "show the versions of Bluejay and Python",
+    "--debug": "show tracebacks of errors",
+    "--print-completion": "print a script that completes commands in bash, zsh or fish",
+}
+"""Options in front of the command."""
+
+
+def find_command(word: str) -> Command:
+    """The subcommand of that name, or UsageError with the nearest ones."""
+    if word in COMMANDS:
+        return COMMANDS[word]
+    if word.startswith("-"):
+        close = get_close_matches(word, FRONT_OPTIONS, n=1, cutoff=0.6)
+        hint = f"perhaps you meant {close[0]}" if close else "options of a command follow it"
+        raise UsageError(f"`bluejay` itself has no option {word[:60]}: {hint}.")
+    close = get_close_matches(word.lower(), list(COMMANDS), n=2, cutoff=0.5)
+    hint = f"Perhaps you meant {' or '.join(close)}." if close else f"There are {_listing()}."
+    if " " in word:
+        hint = f'To complete a text: bluejay generate "{word[:60]}"'
+    raise UsageError(f"There is no command {word[:60]!r}. {hint}")
+
+
+def command_parser(command: Command) -> CommandParser:
+    """The parser of one subcommand's arguments."""
+    summary = command.summary[0].upper() + command.summary[1:] + "."
+    parser = CommandParser(command.name, summary=summary, example=command.example)
+    command.add_arguments(parser)
+    parser.add_general_arguments()
+    return parser
+
+
+def _listing() -> str:
+    *names, last = COMMANDS
+    return f"{', '.join(names)} and {last}"

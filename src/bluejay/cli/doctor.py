@@ -1,0 +1,112 @@
+"""`bluejay doctor`: what this machine can run, in numbers."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import textwrap
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+from bluejay.cli.loading import parameter_words
+from bluejay.cli.parser import CommandParser
+from bluejay.cli.status import size_words, status
+from bluejay.cli.table import print_table
+from bluejay.cli.terminal import styled, width
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from bluejay.runs.doctor import Machine, Verdict
+
+
+def add_arguments(parser: CommandParser) -> None:
+    """The options of `bluejay doctor`."""
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Look at the machine, measure how fast it reads memory, and judge the presets."""
+    with status() as shown:
+        shown.say("Looking at this machine")
+        from bluejay.runs.doctor import FINE_TUNE_FORMULA, judge, look_at_machine, read_rates
+
+        machine = look_at_machine()
+        shown.say("Measuring how fast it reads weights")
+        rates = read_rates()
+        verdicts = judge(machine, rates)
+    if arguments.json:
+        document = {
+            "machine": asdict(machine),
+            "read_bytes_per_second": rates,
+            "presets": [asdict(verdict) for verdict in verdicts],
+            "fine_tune_formula": FINE_TUNE_FORMULA,
+        }
+        print(json.dumps(document, default=str, ensure_ascii=False, indent=2))
+        return
+    _print_machine(machine, rates)
+    print()
+    _print_verdicts(machine, verdicts)
+    print()
+    _print_notes(FINE_TUNE_FORMULA)
+
+
+def _print_machine(machine: Machine, rates: Mapping[str, float]) -> None:
+    cores = f"{machine.num_usable_cores} cores"
+    if machine.num_usable_cores != machine.num_cores:
+        cores += f" of {machine.num_cores}"
+    memory = f"{size_words(machine.memory_free)} free of {size_words(machine.memory_total)}"
+    if machine.device_memory:
+        memory += f"; on the device {size_words(machine.device_memory)} free"
+    speeds = ", ".join(f"{size_words(int(rate))}/s {dtype}" for dtype, rate in rates.items())
+    kept = f"{machine.compile_cache} ({size_words(machine.compile_cache_bytes)})"
+    rows = [
+        ["processor", f"{machine.processor}, {cores}"],
+        ["instructions", " ".join(machine.instruction_sets) or "unknown"],
+        ["memory", memory],
+        ["disk", f"{size_words(machine.disk_free)} free at {machine.cache_folder}"],
+        ["devices", ", ".join(machine.devices)],
+        ["reads weights", f"{speeds} (measured)"],
+        ["versions", ", ".join(f"{name} {found}" for name, found in machine.versions.items())],
+        ["system", machine.system],
+        ["compiled", kept],
+    ]
+    print(styled("This machine", "bold"))
+    print_table(rows, flexible=1, indent="  ")
+
+
+def _print_verdicts(machine: Machine, verdicts: list[Verdict]) -> None:
+    print(styled("What it can run", "bold"))
+    rows = [
+        [
+            verdict.name,
+            parameter_words(verdict.parameters).removesuffix(" parameters"),
+            size_words(verdict.need["float32"]),
+            size_words(verdict.need["bfloat16"]),
+            _run_words(verdict),
+            f"{size_words(verdict.fine_tune)} {'fits' if verdict.can_fine_tune else 'no'}",
+        ]
+        for verdict in verdicts
+    ]
+    header = ["preset", "size", "float32", "bfloat16", "verdict", "fine-tune"]
+    print_table(rows, header=header, right=[1, 2, 3, 5], flexible=4, indent="  ")
+
+
+def _run_words(verdict: Verdict) -> str:
+    if verdict.dtype is None or verdict.tokens_per_second is None:
+        return f"needs {size_words(verdict.missing)} more"
+    return f"runs, <= {_rate_words(verdict.tokens_per_second)} tokens/s in {verdict.dtype}"
+
+
+def _rate_words(rate: float) -> str:
+    return f"{rate:.0f}" if rate >= 10 else f"{rate:.1f}"
+
+
+def _print_notes(formula: str) -> None:
+    notes = [
+        "float32, bfloat16: weights in that precision, and keys and values of 2048 tokens.",
+        "tokens/s: the most that reading all weights once a token allows, at the measured rate.",
+        f"fine-tune: {formula}.",
+    ]
+    for note in notes:
+        print(styled(textwrap.fill(note, width() - 1), "dim"))

@@ -1,0 +1,168 @@
+"""`bluejay generate`: complete a text, printing as it goes."""
+
+from __future__ import annotations
+
+import argparse
+import secrets
+from collections.abc import Iterator
+from itertools import chain
+from typing import Any
+
+from bluejay.cli.failures import EXIT_INTERRUPTED
+from bluejay.cli.loading import add_model_arguments, announce_compiling, load_model
+from bluejay.cli.parser import CommandParser, positive_number, real_number, whole_number
+from bluejay.cli.samples import SamplePrinter, Samples, print_json, print_logprobs, print_summary
+from bluejay.cli.status import Status, status
+from bluejay.cli.terminal import argument_text
+
+_SEED_BITS = 31
+_SAMPLING = (
+    "temperature",
+    "top_k",
+    "top_p",
+    "min_p",
+    "typical_p",
+    "repetition_penalty",
+    "presence_penalty",
+    "frequency_penalty",
+)
+
+
+def add_arguments(parser: CommandParser) -> None:
+    """The options of `bluejay generate`."""
+    parser.add_argument("prompt", metavar="PROMPT", help="the text to go on from; - reads stdin")
+    add_model_arguments(parser)
+    _add_length_arguments(parser)
+    _add_sampling_arguments(parser)
+    group = parser.add_argument_group("output")
+    group.add_argument("--json", action="store_true", help="print one JSON object at the end")
+    group.add_argument("--no-stream", action="store_true", help="print when all is there")
+    group.add_argument(
+        "--logprobs",
+        metavar="K",
+        type=whole_number,
+        help="show each token's probability and its K likeliest alternatives",
+    )
+
+
+def _add_length_arguments(parser: CommandParser) -> None:
+    group = parser.add_argument_group("how much")
+    group.add_argument(
+        "--max-tokens",
+        metavar="N",
+        type=positive_number,
+        default=64,
+        help="stop after so many tokens (default: 64; a token is about 4 letters)",
+    )
+    group.add_argument(
+        "--stop",
+        metavar="TEXT",
+        action="append",
+        type=_unescaped,
+        default=[],
+        help=r"stop before this text; \n is a line end; may be given several times",
+    )
+    group.add_argument(
+        "-n", "--n", metavar="N", type=positive_number, default=1, help="write so many samples"
+    )
+
+
+def _add_sampling_arguments(parser: CommandParser) -> None:
+    group = parser.add_argument_group("sampling")
+    numbers = [
+        ("temperature", "0 always takes the likeliest token, 1 follows the model (default: 0.8)"),
+        ("top_p", "keep the likeliest tokens up to this probability (default: 0.95)"),
+        ("min_p", "drop tokens below this share of the likeliest one's probability"),
+        ("typical_p", "keep the most typical tokens up to this probability"),
+        ("repetition_penalty", "above 1: avoid tokens that were there, prompt included"),
+        ("presence_penalty", "-2 to 2: lower each token that was generated, once"),
+        ("frequency_penalty", "-2 to 2: lower it for every time that it was"),
+    ]
+    for name, what in numbers:
+        option = "--" + name.replace("_", "-")
+        group.add_argument(option, metavar="X", type=real_number, help=what)
+    group.add_argument(
+        "--top-k", metavar="K", type=whole_number, help="keep the K likeliest tokens (0: all)"
+    )
+    group.add_argument(
+        "--logit-bias",
+        metavar="ID=X",
+        action="append",
+        type=_bias,
+        default=[],
+        help="add X to the score of a token id; may be given several times",
+    )
+    group.add_argument(
+        "--seed", metavar="N", type=whole_number, help="the same seed writes the same text"
+    )
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Complete the prompt on stdout; what is said about it goes to stderr."""
+    prompt = argument_text(arguments.prompt, "prompt")
+    options = _options(arguments)
+    streams = not (arguments.json or arguments.no_stream)
+    samples = Samples(num_samples=arguments.n)
+    printer = SamplePrinter(prompt, num_samples=arguments.n)
+    with status() as shown:
+        model, name = load_model(arguments, shown)
+        announce_compiling(shown, "Writing")
+        try:
+            for delta in _deltas(model.deltas(prompt, **options), shown, streams=streams):
+                samples.add(delta)
+                if streams:
+                    printer.show(delta)
+        except KeyboardInterrupt:
+            samples.is_interrupted = True
+    if arguments.json:
+        print_json(samples, model=name, prompt=prompt, seed=options["seed"])
+    else:
+        if not streams:
+            printer.show_all(samples)
+        printer.end()
+        if arguments.logprobs is not None:
+            print_logprobs(samples)
+        print_summary(
+            samples, max_tokens=arguments.max_tokens, seed=arguments.seed, options=options
+        )
+    return EXIT_INTERRUPTED if samples.is_interrupted else 0
+
+
+def _deltas(deltas: Iterator[Any], shown: Status, *, streams: bool) -> Iterator[Any]:
+    """The deltas, of which the first two are awaited before anything is printed: prompt and single
+    token are programs of their own, and the second may have to be compiled as well."""
+    if not streams:
+        yield from deltas
+        return
+    first = [delta for delta, _ in zip(deltas, range(2), strict=False)]
+    shown.stop()
+    yield from chain(first, deltas)
+
+
+def _options(arguments: argparse.Namespace) -> dict[str, Any]:
+    given = {name: getattr(arguments, name) for name in _SAMPLING}
+    chosen = {name: value for name, value in given.items() if value is not None}
+    seed = secrets.randbits(_SEED_BITS) if arguments.seed is None else arguments.seed
+    return chosen | {
+        "max_tokens": arguments.max_tokens,
+        "stop": arguments.stop,
+        "n": arguments.n,
+        "seed": seed,
+        "logprobs": arguments.logprobs,
+        "logit_bias": dict(arguments.logit_bias),
+    }
+
+
+def _unescaped(text: str) -> str:
+    r"""A stop text as it is typed in a shell, where \n and \t are hard to give otherwise."""
+    return text.replace("\\n", "\n").replace("\\t", "\t")
+
+
+def _bias(text: str) -> tuple[int, float]:
+    token, sign, value = text.partition("=")
+    try:
+        if sign:
+            return int(token), float(value)
+    except ValueError:
+        pass
+    raise argparse.ArgumentTypeError(f"takes ID=X, such as 262=-5, not {text!r}")

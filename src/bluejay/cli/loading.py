@@ -1,0 +1,79 @@
+"""Load the model of a command, and say meanwhile what takes time."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import TYPE_CHECKING
+
+from bluejay.cli.parser import CommandParser, one_of
+from bluejay.cli.status import Status
+from bluejay.cli.terminal import styled
+
+if TYPE_CHECKING:
+    from bluejay.runs.language_model import LanguageModel
+
+DTYPES = ("float32", "bfloat16", "float16")
+_COMPILE_BEGINS = "/jax/compilation_cache/compile_requests_use_cache"
+_WAS_KEPT = "/jax/compilation_cache/cache_hits"
+
+
+def add_model_arguments(parser: CommandParser) -> None:
+    """`--model` and `--dtype`, for every command that runs a model."""
+    group = parser.add_argument_group("model")
+    group.add_argument(
+        "-m",
+        "--model",
+        metavar="MODEL",
+        help="a name, folder, file or owner/name (default: the best one on this machine)",
+    )
+    group.add_argument(
+        "--dtype",
+        metavar="|".join(DTYPES),
+        type=one_of(*DTYPES),
+        help="of weights and arithmetic (default: float32 on a CPU, bfloat16 elsewhere)",
+    )
+
+
+def load_model(arguments: argparse.Namespace, shown: Status) -> tuple[LanguageModel, str]:
+    """The model that was asked for, or the best one present, and its name."""
+    from bluejay.checkpoints.locate import best_present, locate
+
+    if arguments.model is None:
+        present = best_present()
+        name, path = present.entry.name, present.path
+        note = f"Using {name} (--model chooses another)."
+        print(styled(note, "dim", sys.stderr), file=sys.stderr)
+    else:
+        path, name = locate(arguments.model), str(arguments.model)
+    shown.say(f"Loading {name}")
+
+    from bluejay.runs.language_model import load
+
+    def progress(done: int, total: int) -> None:
+        shown.say(f"Loading {name} ({parameter_words(total)})", f"{done / total:.0%}")
+
+    return load(path, dtype=arguments.dtype, on_progress=progress), name
+
+
+def announce_compiling(shown: Status, otherwise: str) -> None:
+    """Say so while XLA compiles a program that no earlier run has kept."""
+    import jax
+
+    def on_event(event: str, **_: str | int) -> None:
+        if event == _COMPILE_BEGINS:
+            shown.say("Compiling", "(once; later runs reuse it)")
+        elif event == _WAS_KEPT:
+            shown.say(otherwise)
+
+    jax.monitoring.register_event_listener(on_event)
+    shown.say(otherwise)
+
+
+def parameter_words(count: int) -> str:
+    """A number of parameters for people: 135 M parameters."""
+    if count >= 999_500_000:
+        return f"{count / 1e9:.3g} B parameters"
+    if count >= 999_500:
+        return f"{count / 1e6:.3g} M parameters"
+    return f"{count:,} parameters"
