@@ -41,7 +41,7 @@ def unchecked() -> tuple[Callable[[bytes], str], Callable[[], str]]:
 )
 def test_streamed_is_decoded_for_random_ids(tokenizer: Tokenizer) -> None:
     generator = random.Random(7)
-    for _ in range(300):
+    for _ in range(100):
         ids = generator.choices(range(tokenizer.vocab_size), k=generator.randint(0, 40))
         for skip_special in (False, True):
             expected = tokenizer.decode(ids, skip_special=skip_special)
@@ -53,7 +53,7 @@ def test_streamed_is_decoded_for_single_byte_tokens(tokenizer: Tokenizer) -> Non
     table = tokenizer.token_bytes_table()
     pieces = [i for i, data in enumerate(table) if data is not None and max(data) >= 0x80]
     generator = random.Random(8)
-    for _ in range(500):
+    for _ in range(300):
         ids = generator.choices(pieces, k=12)
         assert streamed(tokenizer, ids) == tokenizer.decode(ids)
 

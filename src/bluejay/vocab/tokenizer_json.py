@@ -96,7 +96,7 @@ def _construct(
 
 def _check_model(
     document: dict[str, Any], refusals: _Refusals
-) -> tuple[dict[str, int], list[object]]:
+) -> tuple[dict[str, Any], list[object]]:
     model = document.get("model")
     if not isinstance(model, dict):
         raise refusals.error('it has no "model", so it is no tokenizer.json')
@@ -127,13 +127,14 @@ def _check_text_steps(document: dict[str, Any], refusals: _Refusals) -> None:
     )
 
 
-def _check_vocab(vocab: dict[str, int], refusals: _Refusals) -> None:
+def _check_vocab(vocab: dict[str, Any], refusals: _Refusals) -> None:
     refusals.require(
         len(vocab) <= MAX_TOKENS, f"{len(vocab):,} tokens, more than the {MAX_TOKENS:,} allowed"
     )
     seen: dict[int, str] = {}
     for name, token_id in vocab.items():
-        _check_id(name, token_id, refusals)
+        if type(token_id) is not int or not 0 <= token_id < MAX_TOKENS or not name:
+            raise _id_error(name, token_id, refusals)
         if token_id in seen:
             raise refusals.error(
                 f"id {token_id} is given to {quoted(seen[token_id])} and to {quoted(name)}"
@@ -147,13 +148,12 @@ def _check_vocab(vocab: dict[str, int], refusals: _Refusals) -> None:
         )
 
 
-def _check_id(name: str, token_id: object, refusals: _Refusals) -> None:
-    if type(token_id) is not int or not 0 <= token_id < MAX_TOKENS:
-        raise refusals.error(
-            f"the token {quoted(name)} has the id {quoted(token_id)}; ids are 0 to {MAX_TOKENS - 1}"
-        )
+def _id_error(name: str, token_id: object, refusals: _Refusals) -> CheckpointError:
     if not name:
-        raise refusals.error(f"the token with id {token_id} has an empty name")
+        return refusals.error(f"the token with id {quoted(token_id)} has an empty name")
+    return refusals.error(
+        f"the token {quoted(name)} has the id {quoted(token_id)}; ids are 0 to {MAX_TOKENS - 1}"
+    )
 
 
 def _checked_merges(
@@ -195,7 +195,8 @@ def _checked_added_tokens(
         token_id, content = token.get("id"), token.get("content")
         if not isinstance(content, str) or not _is_unicode(content):
             raise refusals.error(f"an added token has the name {quoted(content)}, which is no text")
-        _check_id(content, token_id, refusals)
+        if type(token_id) is not int or not 0 <= token_id < MAX_TOKENS or not content:
+            raise _id_error(content, token_id, refusals)
         if token_id in ids or content in contents:
             raise refusals.error(f"the added token {quoted(content)} ({token_id}) is there twice")
         if names.get(token_id, content) != content or vocab.get(content, token_id) != token_id:

@@ -29,12 +29,17 @@ def train_bpe(
     Raises DataError if the texts do not have that many different pieces.
     """
     _check_request(vocab_size, special_tokens)
+    if max_token_length is not None and max_token_length < 2:
+        raise UsageError(
+            f"tokens of at most {max_token_length} bytes cannot be learned: allow 2 or more"
+        )
     num_learned = vocab_size - len(special_tokens)
     trained = _untrained(models.BPE(), single_digits=single_digits)
     trainer = trainers.BpeTrainer(
         vocab_size=num_learned,
         min_frequency=min_frequency,
-        max_token_length=max_token_length,
+        # The trainer joins two pieces only if that stays below its limit.
+        max_token_length=max_token_length and max_token_length + 1,
         initial_alphabet=list(BYTE_CHARACTERS),
         show_progress=False,
     )
