@@ -57,9 +57,9 @@ def suggest(
 
     A word's probability is the sum over the token paths that spell it, each times the probability
     that the token after it ends the word. Paths are followed from the most probable, one model
-    call each, until none left weighs as much as the k-th word. What is found is a lower bound;
-    the words are disjoint events, so probabilities add up to at most 1. The rest is punctuation,
-    the end of the text, the typed word as it is, and what was not followed.
+    call each, until none left weighs as much as the k-th word or `least`. What is found is a lower
+    bound; the words are disjoint events, so probabilities add up to at most 1. The rest is
+    punctuation, the end of the text, the typed word as it is, and what was not followed.
 
     Words differ in spelling, and in case ("May", "may") because it is part of what would be
     inserted; the two apostrophes and the two ways to write "é" count as one spelling. `max_calls`
@@ -75,7 +75,7 @@ def suggest(
         allowed=_allowed(tokenizer, model.config.vocab_size),
         longest_path=longest_path,
     )
-    search.run(num_words=k, max_calls=max_calls)
+    search.run(num_words=k, least=least, max_calls=max_calls)
     return [item for item in _ranked(search)[:k] if item.probability >= least]
 
 

@@ -116,16 +116,16 @@ class WordSearch:
         )
         self._push(iter([root]))
 
-    def run(self, *, num_words: int, max_calls: int | None) -> None:
-        """Explore until no path left weighs as much as the last of `num_words` words, or the calls
-        are used up; with None until no path is left."""
+    def run(self, *, num_words: int, least: float, max_calls: int | None) -> None:
+        """Explore until no path left weighs as much as the last of `num_words` words or the share
+        `least` of all, or the calls are used up; with None until no path is left."""
         while True:
             spent = max_calls is not None and self.num_calls >= max_calls
             if self.next_word is None:
                 self._decide(by_force=spent or not self._frontier)
             if spent or not self._frontier:
                 return
-            if max_calls is not None and self._is_settled(num_words):
+            if max_calls is not None and self._is_settled(num_words, least):
                 return
             self._expand_heaviest()
 
@@ -140,11 +140,12 @@ class WordSearch:
             return self._ended + open_mass + uncovered
         return self._covered + uncovered
 
-    def _is_settled(self, num_words: int) -> bool:
-        if self.next_word is None or len(self.found) < num_words:
-            return False
+    def _is_settled(self, num_words: int, least: float) -> bool:
+        heaviest = -self._frontier[0][0]
+        if self.next_word is None or heaviest <= least * self.total:
+            return self.next_word is not None
         masses = [sum(spellings.values()) for spellings in self.found.values()]
-        return -self._frontier[0][0] <= heapq.nlargest(num_words, masses)[-1]
+        return len(masses) >= num_words and heaviest <= heapq.nlargest(num_words, masses)[-1]
 
     def _decide(self, *, by_force: bool) -> None:
         """Next words if the typed word more likely ends here than goes on, else completions."""
