@@ -16,7 +16,8 @@ from bluejay.text.words import token_words
 from bluejay.vocab.tokenizer import Tokenizer
 
 MAX_CALLS = 32
-"""Model calls for one list: below a second where a token takes 25 ms."""
+"""Model calls for one list: below a second where a token takes 25 ms. A path whose cache was
+dropped may cost a few more."""
 
 LEAST_PROBABILITY = 0.0005
 """Words below this are left out: what a model offers there is mostly no word at all."""

@@ -20,6 +20,10 @@ from bluejay.text.words import State, TokenWords, incomplete_end
 # one token are rare among the heavy ones, and a dropped one costs a call if it is needed again.
 _KEPT_PREFIXES = 8
 
+# While a path may still spell the typed text in another way, it counts as if it did and lowers
+# every probability by its share of all mass.
+_UNREAD_SHARE = 0.01
+
 
 class NextTokens(Protocol):
     """What is asked of a model; `bluejay.generation.runner.Runner` has it.
@@ -141,9 +145,14 @@ class WordSearch:
         return self._covered + uncovered
 
     def _is_settled(self, num_words: int, least: float) -> bool:
-        heaviest = -self._frontier[0][0]
-        if self.next_word is None or heaviest <= least * self.total:
-            return self.next_word is not None
+        if self.next_word is None:
+            return False
+        heaviest, total = -self._frontier[0][0], self.total
+        if heaviest <= least * total:
+            return True
+        unread = [p.mass for _, _, p, _ in self._frontier if p.is_open or p.uncovered]
+        if max(unread, default=0.0) > _UNREAD_SHARE * total:
+            return False
         masses = [sum(spellings.values()) for spellings in self.found.values()]
         return len(masses) >= num_words and heaviest <= heapq.nlargest(num_words, masses)[-1]
 

@@ -73,7 +73,7 @@ def _kind(char: str) -> str:
     if 0x1F1E6 <= code <= 0x1F1FF:
         return _REGIONAL
     category = unicodedata.category(char)
-    if category[0] == "L" or category in ("Nd", "Nl"):
+    if category[0] == "L" or category == "Nl" or char.isdecimal():
         return _LETTER
     if category[0] == "M":
         return _MARK
