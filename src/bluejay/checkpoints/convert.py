@@ -101,10 +101,10 @@ def write_model(
     tokenizer = model.tokenizer()
     with new_folder(destination) as folder:
         if to == "native":
-            _write_native(model, folder, dtypes, on_tensor)
+            sums = _write_native(model, folder, dtypes, on_tensor)
             if tokenizer is not None:
                 tokenizer.save(folder)
-            seal(folder)
+            seal(folder, known=sums)
         else:
             _write_hugging_face(model, folder, dtypes, on_tensor)
             if tokenizer is not None:
@@ -117,12 +117,14 @@ def _write_native(
     folder: Path,
     dtypes: Mapping[str, np.dtype[Any]],
     on_tensor: OnTensor | None,
-) -> None:
+) -> dict[str, str]:
+    """Write config and weights; gives the sha256 of the weights file, computed on the way."""
     write_config_file(folder, family=model.family, config=model.config)
     with native_writer(folder, model.config, dtypes) as writer:
         count = _Counted(writer, on_tensor)
         for name in writer.order:
             count.write(name, _cast(name, model.source.read(name), dtypes[name]))
+    return {file.path.name: file.sha256 for file in writer.written}
 
 
 def _write_hugging_face(

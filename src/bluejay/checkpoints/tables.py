@@ -68,8 +68,9 @@ _GPTJ = Table(
     rules=_GPTJ_AROUND
     + _rules(
         {
-            f"transformer.h.{{layer}}.attn.{short}_proj.weight": f"blocks.{{layer}}.attention.{part}"
-            for short, part in (("q", "query"), ("k", "key"), ("v", "value"))
+            "transformer.h.{layer}.attn.q_proj.weight": "blocks.{layer}.attention.query",
+            "transformer.h.{layer}.attn.k_proj.weight": "blocks.{layer}.attention.key",
+            "transformer.h.{layer}.attn.v_proj.weight": "blocks.{layer}.attention.value",
         }
     ),
 )

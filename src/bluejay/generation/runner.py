@@ -6,7 +6,7 @@ length alone. So a row's result has the same bits whatever runs beside it (docs/
 Axes: R rows of one call  T tokens of one chunk  V vocabulary  D embed
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -76,7 +76,7 @@ class Runner:
     def num_programs(self) -> int:
         """How many programs this runner has compiled."""
         jitted = (self._chunk, self._chunk_of_copy, self._score_chunk)
-        return sum(program._cache_size() for program in jitted)
+        return sum(_num_compiled(program) for program in jitted)
 
     def start(self, ids: Sequence[int], *, reserve: int = 0) -> Prefix:
         """Prefill: run the prompt and leave room for `reserve` more tokens.
@@ -235,6 +235,11 @@ def _score_chunk(
 ) -> tuple[Float[Array, "R T V"], Cache]:
     x, cache = extend(params, ids, starts, cache, config=config)
     return logits(params, x, config=config), cache
+
+
+def _num_compiled(program: Callable[..., object]) -> int:
+    count: int = program._cache_size()  # type: ignore[attr-defined]  # JAX has no public name
+    return count
 
 
 def _default_rows_per_call() -> int:

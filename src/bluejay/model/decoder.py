@@ -27,7 +27,7 @@ from bluejay.nn.activations import gelu_erf, gelu_tanh, silu
 from bluejay.nn.attention import cached_attention, causal_attention
 from bluejay.nn.contract import contract, contract_to_float32
 from bluejay.nn.norms import layer_norm, rms_norm
-from bluejay.nn.rotary import Rotation, rotate, rotation
+from bluejay.nn.rotary import Pairing, Rotation, rotate, rotation
 
 
 class Place(NamedTuple):
@@ -78,9 +78,10 @@ def extend(
     positions = starts[:, None] + jnp.arange(ids.shape[1], dtype=starts.dtype)[None, :]
     place = _place(positions, config)
     x = embed(params, ids, positions)
-    layers = []
+    layers: list[LayerCache] = []
     for layer, layer_cache in zip(params.blocks, cache.layers, strict=True):
         x, new_cache = block(layer, x, place, layer_cache, config=config)
+        assert new_cache is not None
         layers.append(new_cache)
     return x, Cache(layers=tuple(layers))
 
@@ -129,7 +130,7 @@ def attention(
     key = _biased(contract("BTD,KHD->BTKH", x, params.key), params.key_bias)
     value = _biased(contract("BTD,KHD->BTKH", x, params.value), params.value_bias)
     if place.turn is not None:
-        pairing = "half" if config.position.kind == "rotary_half" else "interleaved"
+        pairing: Pairing = "half" if config.position.kind == "rotary_half" else "interleaved"
         query = rotate(query, place.turn, pairing=pairing)
         key = rotate(key, place.turn, pairing=pairing)
     if cache is None:

@@ -14,7 +14,7 @@ def forward_flops_per_token(config: DecoderConfig, *, visible_positions: float) 
     the head), and 4 * heads * head width per visible position and layer for scores and mixture.
     """
     specs = decoder_specs(config)
-    matrices = sum(
+    matrices: int = sum(
         math.prod(spec.shape)
         for path, spec in named_leaves(specs).items()
         if spec.decay and path not in ("embedding", "positions")

@@ -1,7 +1,8 @@
 """The tree of parameters: frozen dataclasses whose fields are arrays, or anything else per leaf.
 
 The same classes carry arrays, specs, shapes, masks and shardings, so their fields are typed as
-`Any` and hold their shapes as comments; shapes are checked at load and at function borders.
+`Any` (None where the family has no such tensor) and hold their shapes as comments; shapes are
+checked at load and at function borders.
 Weights lie output axes first (see `bluejay.nn.contract`).
 
 Axes: D embed  N query heads  K key/value heads  H head width  F feed-forward  V vocabulary
@@ -23,7 +24,7 @@ class NormParams:
     """Scale, and the bias that only LayerNorm has."""
 
     scale: Leaf  # D
-    bias: Leaf | None = None  # D
+    bias: Leaf = None  # D
 
 
 @register_dataclass
@@ -35,10 +36,10 @@ class AttentionParams:
     key: Leaf  # K H D
     value: Leaf  # K H D
     out: Leaf  # D N H
-    query_bias: Leaf | None = None  # N H
-    key_bias: Leaf | None = None  # K H
-    value_bias: Leaf | None = None  # K H
-    out_bias: Leaf | None = None  # D
+    query_bias: Leaf = None  # N H
+    key_bias: Leaf = None  # K H
+    value_bias: Leaf = None  # K H
+    out_bias: Leaf = None  # D
 
 
 @register_dataclass
@@ -48,9 +49,9 @@ class FeedForwardParams:
 
     up: Leaf  # F D
     down: Leaf  # D F
-    gate: Leaf | None = None  # F D
-    up_bias: Leaf | None = None  # F
-    down_bias: Leaf | None = None  # D
+    gate: Leaf = None  # F D
+    up_bias: Leaf = None  # F
+    down_bias: Leaf = None  # D
 
 
 @register_dataclass
@@ -73,9 +74,9 @@ class DecoderParams:
     embedding: Leaf  # V D
     blocks: tuple[BlockParams, ...] | BlockParams
     final_norm: NormParams
-    positions: Leaf | None = None  # C D
-    head: Leaf | None = None  # V D
-    head_bias: Leaf | None = None  # V
+    positions: Leaf = None  # C D
+    head: Leaf = None  # V D
+    head_bias: Leaf = None  # V
 
 
 def named_leaves(tree: object, prefix: str = "") -> dict[str, Leaf]:
@@ -110,10 +111,9 @@ def _map_named(function: Callable[[str, Leaf], Leaf], tree: Any, prefix: str) ->
     if isinstance(tree, tuple):
         return tuple(_map_named(function, item, f"{at}{i}") for i, item in enumerate(tree))
     if is_dataclass(tree) and type(tree).__module__ == __name__:
-        return type(tree)(
-            **{
-                field.name: _map_named(function, getattr(tree, field.name), f"{at}{field.name}")
-                for field in fields(tree)
-            }
-        )
+        mapped = {
+            field.name: _map_named(function, getattr(tree, field.name), f"{at}{field.name}")
+            for field in fields(tree)
+        }
+        return tree.__class__(**mapped)
     return function(prefix, tree)

@@ -1,10 +1,11 @@
 """The Python API: a model that completes text, suggests words and scores."""
 
 import secrets
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, TypedDict, Unpack
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,11 +27,41 @@ from bluejay.text.suggestions import suggest
 from bluejay.vocab.tokenizer import Tokenizer
 
 Prompt = str | Sequence[int]
+Prompts = Prompt | Sequence[str] | Sequence[Sequence[int]]
 # What reads well on a base model: a little below the model's own spread, without its tail.
 DEFAULT_TEMPERATURE = 0.8
 DEFAULT_TOP_P = 0.95
 DEFAULT_MAX_TOKENS = 64
 _SEED_BITS = 31
+
+
+class SamplingOptions(TypedDict, total=False):
+    """How ids are chosen; `SamplingParams` documents and checks each."""
+
+    temperature: float  # 0 is greedy; default DEFAULT_TEMPERATURE
+    top_p: float  # default DEFAULT_TOP_P
+    top_k: int
+    min_p: float
+    typical_p: float
+    repetition_penalty: float
+    presence_penalty: float
+    frequency_penalty: float
+    logit_bias: Mapping[int, float]
+    seed: int | None  # None draws a new one
+
+
+class GenerationOptions(SamplingOptions, total=False):
+    """Options of `generate` and `stream`."""
+
+    max_tokens: int  # default DEFAULT_MAX_TOKENS
+    stop: str | Sequence[str] | None  # text ends before any of these strings
+
+
+class CompletionOptions(GenerationOptions, total=False):
+    """Options of `complete` and `deltas`."""
+
+    n: int  # samples per prompt
+    logprobs: int | None  # likeliest alternatives that come with every token
 
 
 class LanguageModel:
@@ -63,83 +94,47 @@ class LanguageModel:
         found = self.files.tokenizer()
         return np.ones(rows, np.bool_) if found is None else found.sampleable_mask(rows)
 
-    def generate(
-        self,
-        prompt: str,
-        *,
-        max_tokens: int = DEFAULT_MAX_TOKENS,
-        temperature: float = DEFAULT_TEMPERATURE,
-        top_p: float = DEFAULT_TOP_P,
-        stop: str | Sequence[str] | None = None,
-        seed: int | None = None,
-        **sampling: object,
-    ) -> str:
-        """The continuation of `prompt`, without it.
+    def generate(self, prompt: str, **options: Unpack[GenerationOptions]) -> str:
+        """The continuation of `prompt`, without it. Options and defaults: GenerationOptions.
 
-        More keywords are the fields of SamplingParams: `top_k`, `min_p`, `typical_p`,
-        `repetition_penalty`, `presence_penalty`, `frequency_penalty`, `logit_bias`. Temperature 0
-        is greedy. Without a seed every call draws a new one. Raises UsageError for values out of
-        range and for a prompt that does not fit into the context with its new tokens.
+        Without a seed every call draws a new one. Raises UsageError for an unknown option, a
+        value out of its range, and a prompt that with its new tokens exceeds the context.
         """
-        [completion] = self.complete(
-            prompt,
-            max_tokens=max_tokens,
-            temperature=temperature,
-            top_p=top_p,
-            stop=stop,
-            seed=seed,
-            **sampling,
-        )
+        [completion] = self.complete(prompt, **options)
         return completion.text
 
-    def stream(self, prompt: str, **options: object) -> Iterator[str]:
+    def stream(self, prompt: str, **options: Unpack[GenerationOptions]) -> Iterator[str]:
         """As `generate`, piece by piece: whole characters, never part of a stop string."""
-        for delta in self.deltas(prompt, **options):
-            if delta.text:
-                yield delta.text
+        return (delta.text for delta in self.deltas(prompt, **options) if delta.text)
 
     def complete(
-        self,
-        prompt: Prompt | Sequence[str] | Sequence[Sequence[int]],
-        *,
-        logprobs: int | None = None,
-        echo: bool = False,
-        **options: object,
+        self, prompt: Prompts, *, echo: bool = False, **options: Unpack[CompletionOptions]
     ) -> list[Completion]:
         """All samples of one prompt or of several, in order, with log probabilities.
 
-        `n` samples per prompt. `logprobs` is the number of alternatives that come with every
-        token; `echo` adds the prompt's tokens, scored too.
+        `echo` adds the prompts' tokens, scored too.
         """
-        deltas = self.deltas(prompt, logprobs=logprobs, **options)
+        deltas = self.deltas(prompt, **options)
         done = [delta.completion for delta in deltas if delta.completion is not None]
         done.sort(key=lambda completion: (completion.prompt_index, completion.sample_index))
-        return [self._with_prompt(prompt, item, logprobs) for item in done] if echo else done
+        return self._with_prompts(prompt, done, options.get("logprobs")) if echo else done
 
-    def deltas(
-        self,
-        prompt: Prompt | Sequence[str] | Sequence[Sequence[int]],
-        *,
-        max_tokens: int = DEFAULT_MAX_TOKENS,
-        stop: str | Sequence[str] | None = None,
-        n: int = 1,
-        logprobs: int | None = None,
-        **sampling: object,
-    ) -> Iterator[TextDelta]:
+    def deltas(self, prompt: Prompts, **options: Unpack[CompletionOptions]) -> Iterator[TextDelta]:
         """New text of every sample as it becomes certain, each sample's Completion at its end."""
-        params = sampling_params(**sampling)
+        params = sampling_params(options)
         stop_ids = conventions_of(self.tokenizer).stop_ids
         requests = [
             GenerationRequest(
                 prompt_ids=ids,
-                max_tokens=max_tokens,
+                max_tokens=options.get("max_tokens", DEFAULT_MAX_TOKENS),
                 sampling=params,
                 stop_ids=stop_ids,
-                num_samples=n,
-                num_alternatives=logprobs or 0,
+                num_samples=options.get("n", 1),
+                num_alternatives=options.get("logprobs") or 0,
             )
             for ids in self._all_ids(prompt)
         ]
+        stop = options.get("stop")
         stops = [stop] if isinstance(stop, str) else list(stop or ())
         return complete(self.runner, self.tokenizer, requests, stop=stops, allowed=self.allowed)
 
@@ -181,10 +176,12 @@ class LanguageModel:
         """The ids that the model reads for a prompt."""
         return prompt_ids(self.tokenizer, prompt) if isinstance(prompt, str) else list(prompt)
 
-    def _all_ids(self, prompt: Prompt | Sequence[str] | Sequence[Sequence[int]]) -> list[list[int]]:
-        if isinstance(prompt, str) or (prompt and isinstance(prompt[0], int)):
-            return [self.prompt_ids(prompt)]  # type: ignore[arg-type]  # narrowed by its first item
-        return [self.prompt_ids(item) for item in prompt]  # type: ignore[arg-type]
+    def _all_ids(self, prompt: Prompts) -> list[list[int]]:
+        if isinstance(prompt, str):
+            return [self.prompt_ids(prompt)]
+        if all(isinstance(item, int) for item in prompt):
+            return [[item for item in prompt if isinstance(item, int)]]
+        return [self.prompt_ids(item) for item in prompt if not isinstance(item, int)]
 
     def _split_ids(self, context: str, continuation: str) -> tuple[list[int], list[int]]:
         start = list(conventions_of(self.tokenizer).document_start)
@@ -196,37 +193,39 @@ class LanguageModel:
         own = len(self.tokenizer.encode(stem))
         return (whole[:own], whole[own:]) if own else (start, whole)
 
-    def _with_prompt(
-        self,
-        prompt: Prompt | Sequence[str] | Sequence[Sequence[int]],
-        item: Completion,
-        logprobs: int | None,
-    ) -> Completion:
-        tokens = prompt_logprobs(
-            self.runner,
-            self.tokenizer,
-            self._all_ids(prompt)[item.prompt_index],
-            allowed=self.allowed,
-            num_alternatives=logprobs or 0,
-        )
-        return Completion(**{**vars(item), "prompt_tokens": tokens})
+    def _with_prompts(
+        self, prompt: Prompts, done: list[Completion], logprobs: int | None
+    ) -> list[Completion]:
+        scored = [
+            prompt_logprobs(
+                self.runner,
+                self.tokenizer,
+                ids,
+                allowed=self.allowed,
+                num_alternatives=logprobs or 0,
+            )
+            for ids in self._all_ids(prompt)
+        ]
+        return [replace(item, prompt_tokens=scored[item.prompt_index]) for item in done]
 
 
-def sampling_params(
-    *,
-    temperature: float = DEFAULT_TEMPERATURE,
-    top_p: float = DEFAULT_TOP_P,
-    seed: int | None = None,
-    **others: object,
-) -> SamplingParams:
-    """SamplingParams with our defaults. Raises UsageError for an unknown name."""
-    chosen = secrets.randbits(_SEED_BITS) if seed is None else seed
-    try:
-        return SamplingParams(temperature=temperature, top_p=top_p, seed=chosen, **others)  # type: ignore[arg-type]
-    except TypeError as error:
-        name = next((key for key in others if key not in vars(SamplingParams())), "")
-        known = ", ".join(vars(SamplingParams()))
-        raise UsageError(f"There is no sampling option {name!r}: there are {known}.") from error
+def sampling_params(options: Mapping[str, object]) -> SamplingParams:
+    """The sampling part of options, with our defaults and a new seed where none is given.
+
+    Raises UsageError for an option that does not exist.
+    """
+    known = CompletionOptions.__annotations__
+    for name in options:
+        if name not in known:
+            raise UsageError(f"There is no option {name!r}: there are {', '.join(known)}.")
+    chosen: dict[str, Any] = {
+        "temperature": DEFAULT_TEMPERATURE,
+        "top_p": DEFAULT_TOP_P,
+        **{name: options[name] for name in SamplingOptions.__annotations__ if name in options},
+    }
+    if chosen.get("seed") is None:
+        chosen["seed"] = secrets.randbits(_SEED_BITS)
+    return SamplingParams(**chosen)
 
 
 def load(

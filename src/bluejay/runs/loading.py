@@ -48,7 +48,8 @@ def on_device(values: NDArray[Any], dtype: np.dtype[Any]) -> jax.Array:
     """The values as a device array; aliases host memory where dtype and alignment allow it."""
     if values.dtype != dtype:
         values = values.astype(dtype)
-    return jax.device_put(np.ascontiguousarray(values))
+    placed: jax.Array = jax.device_put(np.ascontiguousarray(values))
+    return placed
 
 
 def _require_dtype(dtype: str | None) -> str:

@@ -106,6 +106,7 @@ def description(config: DecoderConfig) -> list[tuple[str, str]]:
         share = f"{position.rotary_dim} of {config.head_dim} values of a head"
         positions = f"rotary, {share}, pairing {pairs}, base {position.rotary_base:,.0f}"
     head = "the embedding" if variant.tied_head else "a matrix of its own"
+    head += ", with a bias" if variant.head_bias else ""
     return [
         ("layers", f"{config.num_layers} of width {config.embed_dim:,}"),
         ("heads", heads),
