@@ -5,7 +5,7 @@ from pathlib import Path
 
 from bluejay.cli.loading import DTYPES, parameter_words
 from bluejay.cli.parser import CommandParser, one_of
-from bluejay.cli.status import ProgressLine, duration, size_words
+from bluejay.cli.status import duration, size_words, status
 from bluejay.cli.table import print_table
 
 _FORMATS = ("hf", "native")
@@ -32,18 +32,17 @@ def add_arguments(parser: CommandParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Convert with progress, then print what was written and how it compares."""
-    from bluejay.checkpoints.convert import convert
-    from bluejay.checkpoints.locate import locate
+    with status() as shown:
+        shown.say(f"Opening {arguments.source}")
+        from bluejay.checkpoints.convert import convert
+        from bluejay.checkpoints.locate import locate
 
-    line = ProgressLine()
+        def on_tensor(_name: str, done: int, total: int) -> None:
+            if done < total:
+                shown.say("Writing", done, total)
+            else:
+                shown.say("Reading back and comparing")
 
-    def on_tensor(_name: str, done: int, total: int) -> None:
-        if done < total:
-            line.show("Writing", done, total)
-        else:
-            line.show("Reading back and comparing", 0, 0)
-
-    try:
         report = convert(
             locate(arguments.source),
             Path(arguments.destination).expanduser(),
@@ -51,8 +50,6 @@ def run(arguments: argparse.Namespace) -> None:
             dtype=arguments.dtype,
             on_tensor=on_tensor,
         )
-    finally:
-        line.end()
     stored = ", ".join(f"{count} in {name}" for name, count in sorted(report.dtypes.items()))
     rounded = report.num_tensors - report.num_equal
     rows = [

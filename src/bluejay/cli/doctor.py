@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import textwrap
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from bluejay.cli.loading import parameter_words
 from bluejay.cli.parser import CommandParser
 from bluejay.cli.status import size_words, status
-from bluejay.cli.table import print_table
-from bluejay.cli.terminal import styled, width
+from bluejay.cli.table import print_table, print_text
+from bluejay.cli.terminal import styled
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -46,7 +44,7 @@ def run(arguments: argparse.Namespace) -> None:
         return
     _print_machine(machine, rates)
     print()
-    _print_verdicts(machine, verdicts)
+    _print_verdicts(verdicts)
     print()
     _print_notes(FINE_TUNE_FORMULA)
 
@@ -75,38 +73,34 @@ def _print_machine(machine: Machine, rates: Mapping[str, float]) -> None:
     print_table(rows, flexible=1, indent="  ")
 
 
-def _print_verdicts(machine: Machine, verdicts: list[Verdict]) -> None:
+def _print_verdicts(verdicts: list[Verdict]) -> None:
     print(styled("What it can run", "bold"))
     rows = [
         [
             verdict.name,
-            parameter_words(verdict.parameters).removesuffix(" parameters"),
             size_words(verdict.need["float32"]),
             size_words(verdict.need["bfloat16"]),
             _run_words(verdict),
-            f"{size_words(verdict.fine_tune)} {'fits' if verdict.can_fine_tune else 'no'}",
+            f"{size_words(verdict.fine_tune)} {'yes' if verdict.can_fine_tune else ' no'}",
         ]
         for verdict in verdicts
     ]
-    header = ["preset", "size", "float32", "bfloat16", "verdict", "fine-tune"]
-    print_table(rows, header=header, right=[1, 2, 3, 5], flexible=4, indent="  ")
+    header = ["preset", "float32", "bfloat16", "runs, at most", "fine-tune"]
+    print_table(rows, header=header, right=[1, 2, 4], flexible=3, indent="  ")
 
 
 def _run_words(verdict: Verdict) -> str:
-    if verdict.dtype is None or verdict.tokens_per_second is None:
+    rate = verdict.tokens_per_second
+    if verdict.dtype is None or rate is None:
         return f"needs {size_words(verdict.missing)} more"
-    return f"runs, <= {_rate_words(verdict.tokens_per_second)} tokens/s in {verdict.dtype}"
-
-
-def _rate_words(rate: float) -> str:
-    return f"{rate:.0f}" if rate >= 10 else f"{rate:.1f}"
+    number = f"{rate:,.0f}" if rate >= 10 else f"{rate:.1f}"
+    return f"{number} tokens/s, {verdict.dtype}"
 
 
 def _print_notes(formula: str) -> None:
-    notes = [
-        "float32, bfloat16: weights in that precision, and keys and values of 2048 tokens.",
-        "tokens/s: the most that reading all weights once a token allows, at the measured rate.",
+    for note in (
+        "float32, bfloat16: memory for such weights, and for keys and values of 2048 tokens.",
+        "runs, at most: what reading all weights once a token allows, at the measured rate.",
         f"fine-tune: {formula}.",
-    ]
-    for note in notes:
-        print(styled(textwrap.fill(note, width() - 1), "dim"))
+    ):
+        print_text(note, style="dim")

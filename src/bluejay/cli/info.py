@@ -6,10 +6,11 @@ import argparse
 import json
 from typing import TYPE_CHECKING, Any
 
+from bluejay.checkpoints.catalogue import find_entry
 from bluejay.checkpoints.locate import locate
 from bluejay.cli.parser import CommandParser
 from bluejay.cli.status import size_words, status
-from bluejay.cli.table import print_table
+from bluejay.cli.table import print_table, print_text
 from bluejay.cli.terminal import styled
 from bluejay.core.errors import CheckpointError, UsageError
 from bluejay.model.config import DecoderConfig
@@ -57,14 +58,20 @@ def _open(name: str) -> tuple[DecoderConfig, dict[str, str]]:
     except (CheckpointError, UsageError):
         if name.lower() not in PRESETS:
             raise
-        return PRESETS[name.lower()], {"from": "the published sizes; no model of that name is here"}
+        known = {"from": "the published sizes; no model of that name is here"}
+        return PRESETS[name.lower()], _published(name) | known
     from bluejay.checkpoints.model_files import open_model
 
     model = open_model(path)
     try:
-        return model.config, _facts(model)
+        return model.config, _published(name) | _facts(model)
     finally:
         model.close()
+
+
+def _published(name: str) -> dict[str, str]:
+    entry = find_entry(name)
+    return {"good for": entry.good_for, "licence": entry.licence} if entry else {}
 
 
 def _facts(model: ModelFiles) -> dict[str, str]:
@@ -102,8 +109,9 @@ def _print_memory(info: ModelInfo) -> None:
     ]
     header = ["memory", "weights", "keys and values of 2048 tokens"]
     print_table(rows, header=header, right=[1])
-    print(
-        f"\nOne token forward: {info.flops_per_token / 1e9:.4g} GFLOP, "
+    print()
+    print_text(
+        f"One token forward: {info.flops_per_token / 1e9:.4g} GFLOP, "
         f"attending to {info.attended_positions:,} positions."
     )
 

@@ -37,6 +37,7 @@ def add_model_arguments(parser: CommandParser) -> None:
 
 def load_model(arguments: argparse.Namespace, shown: Status) -> tuple[LanguageModel, str]:
     """The model that was asked for, or the best one present, and its name."""
+    from bluejay.checkpoints.catalogue import find_entry
     from bluejay.checkpoints.locate import best_present, locate
 
     if arguments.model is None:
@@ -46,14 +47,16 @@ def load_model(arguments: argparse.Namespace, shown: Status) -> tuple[LanguageMo
         print(styled(note, "dim", sys.stderr), file=sys.stderr)
     else:
         path, name = locate(arguments.model), str(arguments.model)
-    shown.say(f"Loading {name}")
+    entry = find_entry(name)
+    size = f" ({parameter_words(entry.parameters)})" if entry else ""
+    shown.say(f"Loading {name}{size}")
 
     from bluejay.runs.language_model import load
 
-    def progress(done: int, total: int) -> None:
-        shown.say(f"Loading {name} ({parameter_words(total)})", f"{done / total:.0%}")
+    def on_progress(_done: int, total: int) -> None:
+        shown.say(f"Loading {name} ({parameter_words(total)})")
 
-    return load(path, dtype=arguments.dtype, on_progress=progress), name
+    return load(path, dtype=arguments.dtype, on_progress=on_progress), name
 
 
 def announce_compiling(shown: Status, otherwise: str) -> None:
@@ -62,7 +65,7 @@ def announce_compiling(shown: Status, otherwise: str) -> None:
 
     def on_event(event: str, **_: str | int) -> None:
         if event == _COMPILE_BEGINS:
-            shown.say("Compiling", "(once; later runs reuse it)")
+            shown.say("Compiling (kept for later runs)")
         elif event == _WAS_KEPT:
             shown.say(otherwise)
 

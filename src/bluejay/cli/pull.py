@@ -5,9 +5,10 @@ import argparse
 from bluejay.checkpoints.catalogue import CATALOGUE
 from bluejay.checkpoints.model_cache import size_text
 from bluejay.cli.parser import CommandParser
-from bluejay.cli.status import ProgressLine
+from bluejay.cli.status import status
 
 _PHASES = {
+    "wait": "Waiting for",
     "download": "Downloading",
     "verify": "Verifying",
     "unpack": "Unpacking",
@@ -26,22 +27,18 @@ def add_arguments(parser: CommandParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Bring the model here, with progress, and say where it is."""
-    from bluejay.checkpoints.pull import pull
-    from bluejay.checkpoints.pull_progress import PullProgress
+    with status() as shown:
+        shown.say(f"Looking for {arguments.name}")
+        from bluejay.checkpoints.pull import pull
+        from bluejay.checkpoints.pull_progress import PullProgress
 
-    line = ProgressLine()
+        def on_progress(progress: PullProgress) -> None:
+            if progress.note:
+                shown.note(progress.note)
+            activity = f"{_PHASES[progress.phase]} {arguments.name}"
+            shown.say(activity, progress.done_bytes, progress.total_bytes)
 
-    def on_progress(progress: PullProgress) -> None:
-        if progress.note:
-            line.note(progress.note)
-        if progress.phase in _PHASES:
-            phase = f"{_PHASES[progress.phase]} {arguments.name}"
-            line.show(phase, progress.done_bytes, progress.total_bytes)
-
-    try:
         path = pull(arguments.name, on_progress=on_progress)
-    finally:
-        line.end()
     licence = CATALOGUE[arguments.name].licence if arguments.name in CATALOGUE else ""
     # Links are followed: a snapshot of the hub's cache consists of them.
     files = [path] if path.is_file() else [f for f in path.rglob("*") if f.is_file()]

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from bluejay.cli.table import print_table
-from bluejay.cli.terminal import harmless, is_terminal, styled
+from bluejay.cli.terminal import display_width, harmless, is_terminal, styled, width
 
 # The shapes of bluejay.text.completion.TextDelta, Completion and TokenLogprob, which bring JAX.
 Delta = Any
@@ -54,6 +54,7 @@ class SamplePrinter:
         self._waiting: dict[int, str] = {}
         self._finished: set[int] = set()
         self._ends_line = True
+        self._wrapper: WordWrapper | None = None
 
     def show(self, delta: Delta) -> None:
         """Print what belongs to the current sample; keep what belongs to later ones."""
@@ -82,6 +83,7 @@ class SamplePrinter:
         sys.stdout.flush()
 
     def _begin(self, index: int) -> None:
+        self._wrapper = WordWrapper() if is_terminal(sys.stdout) else None
         if index and not self._ends_line:
             print()
         if self._num_samples > 1:
@@ -94,10 +96,41 @@ class SamplePrinter:
         if not text:
             return
         self._ends_line = text.endswith("\n")
-        if is_terminal(sys.stdout):
-            text = harmless(text)
+        if self._wrapper is not None:
+            text = self._wrapper.feed(harmless(text))
         sys.stdout.write(styled(text, style) if style else text)
         sys.stdout.flush()
+
+
+class WordWrapper:
+    """Breaks the lines of a growing text between words, as the terminal alone would not.
+
+    A word that has begun on a line and does not fit is taken back and written on the next.
+    """
+
+    def __init__(self) -> None:
+        self._column, self._word = 0, ""
+
+    def feed(self, text: str) -> str:
+        """What to write for the next piece of text."""
+        return "".join(map(self._char, text.expandtabs(4)))
+
+    def _char(self, char: str) -> str:
+        if char == "\n":
+            self._column, self._word = 0, ""
+            return char
+        limit, columns = width() - 1, display_width(char)
+        if char == " ":
+            self._word = ""
+            self._column += 1
+            return char if self._column <= limit else ""
+        begun, self._word = self._word, self._word + char
+        self._column += columns
+        if self._column <= limit or display_width(self._word) > limit:
+            return char
+        self._column = display_width(self._word)
+        back = f"\x1b[{display_width(begun)}D\x1b[K" if begun else ""
+        return f"{back}\n{self._word}"
 
 
 def print_json(samples: Samples, *, model: str, prompt: str, seed: int) -> None:

@@ -5,35 +5,47 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TextIO
 
 from bluejay.cli.terminal import bar, can_show, display_width, is_terminal, shortened, styled, width
 
 _FIRST_SHOWN_SECONDS = 0.25
 _REDRAW_SECONDS = 0.1
+_WIDEST_BAR, _NARROWEST_BAR = 24, 6
 _SPINNER = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"
 
 
 class Status:
-    """The current activity. On a terminal one line that is rewritten and then erased; elsewhere
-    one line for each activity that takes longer than a moment."""
+    """The current activity. On a terminal one line that is rewritten and then erased, with a bar,
+    a rate and the time left where they are known; elsewhere one line for each activity that takes
+    longer than a moment."""
 
     def __init__(self) -> None:
         self._stream = sys.stderr
         self._is_terminal = is_terminal(sys.stderr)
         self._lock = threading.Lock()
         self._stopped = threading.Event()
-        self._text, self._detail, self._began = "", "", time.monotonic()
+        self._activity = Activity()
         self._is_drawn = self._is_said = False
         self._thread = threading.Thread(target=self._run, daemon=True, name="bluejay-status")
 
-    def say(self, text: str, detail: str = "") -> None:
-        """Change the activity; a new `detail` alone does not start its clock again."""
+    def say(self, text: str, done: int = 0, total: int = 0) -> None:
+        """Change the activity, or how much of it is done, in bytes."""
         with self._lock:
-            if text != self._text:
-                self._text, self._began, self._is_said = text, time.monotonic(), False
-            self._detail = detail
+            if text != self._activity.text:
+                self._activity = Activity(text=text, before=done)
+                self._is_said = False
+            self._activity.done, self._activity.total = done, total
+
+    def note(self, sentence: str) -> None:
+        """A sentence on a line of its own, which stays."""
+        with self._lock:
+            self._erase()
+            self._write(f"{sentence}\n")
 
     def start(self) -> None:
+        """Begin to draw."""
         self._thread.start()
 
     def stop(self) -> None:
@@ -42,30 +54,32 @@ class Status:
             return
         self._stopped.set()
         self._thread.join()
-        if self._is_drawn:
-            self._write("\r\x1b[K")
+        self._erase()
 
     def _run(self) -> None:
         number = 0
         while not self._stopped.wait(_REDRAW_SECONDS):
             with self._lock:
-                text, detail = self._text, self._detail
-                waited = time.monotonic() - self._began
-                if not text or waited < _FIRST_SHOWN_SECONDS or self._stopped.is_set():
+                activity = self._activity
+                if not activity.text or activity.seconds() < _FIRST_SHOWN_SECONDS:
                     continue
-                is_said, self._is_said = self._is_said, True
-            if self._is_terminal:
-                number += 1
-                self._draw(text, detail, waited, number)
-            elif not is_said:
-                self._write(f"{text} …\n" if can_show("…", self._stream) else f"{text} ...\n")
+                if self._is_terminal:
+                    number += 1
+                    self._draw(activity, number)
+                elif not self._is_said:
+                    self._is_said = True
+                    self._write(f"{activity.text}{activity.size(self._stream)}\n")
 
-    def _draw(self, text: str, detail: str, waited: float, number: int) -> None:
+    def _draw(self, activity: "Activity", number: int) -> None:
         spinner = _SPINNER[number % len(_SPINNER)] if can_show(_SPINNER, self._stream) else "-"
-        clock = f"  {waited:.0f} s" if waited >= 2 else ""
-        line = shortened(f"{spinner} {text}{'  ' + detail if detail else ''}{clock}", width() - 1)
+        line = shortened(f"{spinner} {activity.line(width() - 3, self._stream)}", width() - 1)
         self._is_drawn = True
         self._write("\r\x1b[K" + styled(line, "dim", self._stream))
+
+    def _erase(self) -> None:
+        if self._is_drawn:
+            self._write("\r\x1b[K")
+        self._is_drawn = False
 
     def _write(self, text: str) -> None:
         try:
@@ -73,6 +87,46 @@ class Status:
             self._stream.flush()
         except (OSError, ValueError):
             self._stopped.set()  # nobody reads it: no reason to fail the work
+
+
+@dataclass(kw_only=True)
+class Activity:
+    """What goes on, since when, and how many bytes of how many are done (0: not known)."""
+
+    text: str = ""
+    began: float = field(default_factory=time.monotonic)
+    before: int = 0
+    done: int = 0
+    total: int = 0
+
+    def seconds(self) -> float:
+        """Since the beginning."""
+        return time.monotonic() - self.began
+
+    def size(self, stream: TextIO) -> str:
+        """What a log says behind the text."""
+        end = " …" if can_show("…", stream) else " ..."
+        return f" ({size_words(self.total)}){end}" if self.total else end
+
+    def line(self, columns: int, stream: TextIO) -> str:
+        """One line of at most that many columns: what does not fit goes, the bar first."""
+        seconds = self.seconds()
+        if not self.total:
+            return f"{self.text}  {duration(seconds)}" if seconds >= 2 else self.text
+        share = min(self.done / self.total, 1.0)
+        parts = [f"{share:4.0%}", f"{size_words(self.done)} of {size_words(self.total)}"]
+        rate = (self.done - self.before) / seconds
+        if rate > 0 and seconds > 1:
+            parts.append(f"{size_words(int(rate))}/s")
+            if share < 1:
+                parts.append(f"{duration((self.total - self.done) / rate)} left")
+        room = min(columns - display_width("  ".join([self.text, *parts])) - 2, _WIDEST_BAR)
+        if room >= _NARROWEST_BAR:
+            drawn, empty = bar(share, room), "░" if can_show("░", stream) else "."
+            parts.insert(0, drawn + empty * (room - display_width(drawn)))
+        while len(parts) > 1 and display_width("  ".join([self.text, *parts])) > columns:
+            parts.pop(1)
+        return "  ".join([self.text, *parts])
 
 
 @contextmanager
@@ -84,71 +138,6 @@ def status() -> Iterator[Status]:
         yield shown
     finally:
         shown.stop()
-
-
-class ProgressLine:
-    """Bytes done of bytes in all: a bar with rate and time left on a terminal; elsewhere one line
-    for each phase."""
-
-    def __init__(self) -> None:
-        self._stream = sys.stderr
-        self._is_terminal = is_terminal(sys.stderr)
-        self._phase = ""
-        self._began = self._drawn = 0.0
-        self._before = 0
-        self._has_line = False
-
-    def show(self, phase: str, done: int, total: int) -> None:
-        """Report progress of a phase, such as "Downloading"."""
-        now = time.monotonic()
-        if phase != self._phase:
-            self.end()
-            self._phase, self._began, self._before, self._drawn = phase, now, done, 0.0
-            if not self._is_terminal:
-                size = f" ({size_words(total)})" if total else ""
-                self._write(f"{phase}{size}\n")
-        if self._is_terminal and (now - self._drawn >= _REDRAW_SECONDS or done == total > 0):
-            self._drawn = now
-            self._write("\r\x1b[K" + self._line(done, total, now - self._began))
-            self._has_line = True
-
-    def note(self, sentence: str) -> None:
-        """A sentence of its own line."""
-        self.end()
-        self._write(f"{sentence}\n")
-
-    def end(self) -> None:
-        """Erase the bar: what follows begins on a clean line."""
-        if self._has_line:
-            self._write("\r\x1b[K")
-        self._has_line = False
-        self._phase = ""
-
-    def _line(self, done: int, total: int, seconds: float) -> str:
-        rate = (done - self._before) / seconds if seconds > 0.3 else 0.0
-        if not total:
-            return f"{self._phase}  {size_words(done)}"
-        share = min(done / total, 1.0)
-        parts = [f"{share:4.0%}", f"{size_words(done)} of {size_words(total)}"]
-        if rate > 0:
-            parts.append(f"{size_words(int(rate))}/s")
-            if done < total:
-                parts.append(f"{duration((total - done) / rate)} left")
-        # What does not fit goes: first the bar, then from the right.
-        room = width() - 1 - display_width("  ".join([self._phase, *parts])) - 2
-        if room >= 8:
-            columns = min(room, 24)
-            empty = "░" if can_show("░", self._stream) else "."
-            drawn = bar(share, columns)
-            parts.insert(0, drawn + empty * (columns - display_width(drawn)))
-        return shortened("  ".join([self._phase, *parts]), width() - 1)
-
-    def _write(self, text: str) -> None:
-        try:
-            self._stream.write(text)
-            self._stream.flush()
-        except (OSError, ValueError):
-            self._is_terminal = self._has_line = False
 
 
 def size_words(num_bytes: int) -> str:

@@ -68,11 +68,19 @@ def _line(cells: Sequence[str], widths: Sequence[int], right: Sequence[int]) -> 
 def _print_stacked(
     rows: Sequence[Sequence[str]], header: Sequence[str], limit: int, indent: str
 ) -> None:
-    """One cell a line, named by the header where there is one."""
+    """The first cell on a line of its own, the others below it, each after its header."""
     for first, *others in rows:
         print(indent + first)
         names = list(header[1:]) or [""] * len(others)
-        for name, cell in zip(names, others, strict=True):
-            label = f"{name}: " if name and cell else ""
-            for line in textwrap.wrap(label + cell, max(_NARROWEST, limit - len(indent) - 2)):
-                print(f"{indent}  {line}")
+        cells = [f"{name} {cell}".strip() for name, cell in zip(names, others, strict=True) if cell]
+        # A space that must not break: a header stays with its cell where both fit on a line.
+        text = ", ".join(cell.strip().replace(" ", "\xa0") for cell in cells)
+        for line in textwrap.wrap(text, max(_NARROWEST, limit - len(indent) - 3)):
+            print(f"{indent}  {line}".replace("\xa0", " "))
+
+
+def print_text(text: str, *, style: str = "") -> None:
+    """A paragraph, wrapped to the terminal."""
+    lines = textwrap.wrap(text, width() - 1) if is_terminal(sys.stdout) else [text]
+    for line in lines:
+        print(styled(line, style) if style else line)
