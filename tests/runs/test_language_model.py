@@ -40,7 +40,7 @@ def with_text(tmp_path_factory: pytest.TempPathFactory) -> Path:
     config = gptj_config(2, 64, 4, rotary_dim=8, vocab_size=320)
     folder = tmp_path_factory.mktemp("text") / "model"
     folder.mkdir()
-    tokenizer = train_bpe(TEXT, vocab_size=290)
+    tokenizer = train_bpe(TEXT, vocab_size=280)
     tokenizer.save(folder)
     write_config_file(folder, family="gptj", config=config)
     values = named_leaves(drawn_params(config))
@@ -127,14 +127,14 @@ def test_stop_strings_end_the_text_before_them(lm: LanguageModel) -> None:
 
 
 def test_ids_without_a_token_are_never_sampled(lm: LanguageModel) -> None:
-    """The model has 320 rows and the tokenizer 290 ids: at a high temperature all would come."""
-    assert lm.allowed.sum() == lm.tokenizer.vocab_size == 290
+    """The model has 320 rows and the tokenizer 280 ids: at a high temperature all would come."""
+    assert lm.allowed.sum() == lm.tokenizer.vocab_size == 280
     ids = {
         i
         for c in lm.complete("the", max_tokens=200, temperature=50.0, top_p=1.0, seed=2, n=3)
         for i in c.ids
     }
-    assert max(ids) < 290
+    assert max(ids) < 280
     assert len(ids) > 150
 
 
@@ -143,7 +143,7 @@ def test_logprobs_are_the_models_own(lm: LanguageModel) -> None:
         "the sea is", max_tokens=6, temperature=0, logprobs=3, echo=True, repetition_penalty=1.5
     )
     ids = [token.id for token in completion.prompt_tokens] + list(completion.ids)
-    scores = np.asarray(jax.nn.log_softmax(lm.logits(ids)[:, :290], axis=-1))
+    scores = np.asarray(jax.nn.log_softmax(lm.logits(ids)[:, :280], axis=-1))
     tokens = (*completion.prompt_tokens, *completion.tokens)
     assert tokens[0].logprob is None
     for position, token in enumerate(tokens[1:]):
@@ -156,7 +156,7 @@ def test_score_is_the_sum_of_the_continuations_log_probabilities(lm: LanguageMod
     total, greedy = lm.score("the sea is ", "wide and blue")
     ids = lm.tokenizer.encode("the sea is wide and blue")
     own = len(lm.tokenizer.encode("the sea is"))
-    scores = np.asarray(jax.nn.log_softmax(lm.logits(ids)[:, :290], axis=-1))
+    scores = np.asarray(jax.nn.log_softmax(lm.logits(ids)[:, :280], axis=-1))
     parts = [scores[i - 1, ids[i]] for i in range(own, len(ids))]
     assert total == pytest.approx(float(np.sum(parts)), abs=1e-4)
     assert greedy == all(scores[i - 1].argmax() == ids[i] for i in range(own, len(ids)))
@@ -167,7 +167,7 @@ def test_score_is_the_sum_of_the_continuations_log_probabilities(lm: LanguageMod
     empty_total, _ = lm.score("", "the sea")
     start = [lm.tokenizer.document_start_id]
     whole = [*start, *lm.tokenizer.encode("the sea")]
-    scores = np.asarray(jax.nn.log_softmax(lm.logits(whole)[:, :290], axis=-1))
+    scores = np.asarray(jax.nn.log_softmax(lm.logits(whole)[:, :280], axis=-1))
     expected = sum(float(scores[i, whole[i + 1]]) for i in range(len(whole) - 1))
     assert empty_total == pytest.approx(expected, abs=1e-4)
 
