@@ -28,7 +28,7 @@ help:
 
 demo: $(VENV)/runtime-ready
 	@$(BIN)/bluejay pull $(MODEL)
-	@$(BIN)/bluejay generate "Once upon a time" --model $(MODEL) --max-tokens 40
+	@$(BIN)/bluejay generate "Once upon a time" --model $(MODEL) --max-tokens 40 --temperature 0
 	@$(BIN)/bluejay suggest "How" --model $(MODEL)
 
 # The eight-device tests go first, so that the closing line is that of the suite.
