@@ -31,6 +31,14 @@ install_import_hook("bluejay", "function_types.check_function")
 
 
 @pytest.fixture(scope="session")
+def smollm2_gguf() -> Path:
+    """The file of a real pretrained model of 135 M parameters."""
+    from real_model import fetch_smollm2
+
+    return fetch_smollm2()
+
+
+@pytest.fixture(scope="session")
 def data_folder() -> Path:
     """The folder of real text, vocabularies and evaluation sets."""
     folder = os.environ.get("BLUEJAY_DATA")
