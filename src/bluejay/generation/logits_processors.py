@@ -11,6 +11,7 @@ and the presence and frequency penalties, which only OpenAI's API has.
 Axes: B batch  V vocabulary
 """
 
+import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float32, Int32
@@ -57,9 +58,10 @@ def penalize_frequency(
 
 def scale_temperature(scores: Scores, temperature: Float32[Array, "B"]) -> Scores:
     """Divides by the temperature; 1 is neutral, and 0 (a greedy row) leaves scores alone."""
-    divisor = jnp.where(temperature == 0, 1, temperature)[:, None]
+    divisor = jnp.broadcast_to(jnp.where(temperature == 0, 1, temperature)[:, None], scores.shape)
     # XLA multiplies by the reciprocal of what it sees broadcast, which rounds twice.
-    return scores / lax.optimization_barrier(jnp.broadcast_to(divisor, scores.shape))
+    hidden: jax.Array = lax.optimization_barrier(divisor)
+    return scores / hidden
 
 
 def keep_top_k(scores: Scores, k: Int32[Array, "B"]) -> Scores:
