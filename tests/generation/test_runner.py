@@ -8,13 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from small_models import drawn_params
 
 from bluejay.core.errors import UsageError
 from bluejay.generation.runner import Prefix, Runner
 from bluejay.model.config import DecoderConfig
 from bluejay.model.decoder import forward
 from bluejay.model.presets import PRESETS, gptj_config
+from small_models import drawn_params
 
 GPTJ = gptj_config(2, 64, 4, rotary_dim=8, vocab_size=331)
 # The widths of SmolLM2 and of GPT-J-6B's heads: products large enough for XLA to choose among its

@@ -48,4 +48,5 @@ def scale_bits(bits: UInt32[Array, "B"], bounds: Int32[Array, "B"]) -> Int32[Arr
     middle = (bits >> half) * (factors & low) + carry
     other_middle = (bits & low) * (factors >> half) + (middle & low)
     high = (bits >> half) * (factors >> half) + (middle >> half) + (other_middle >> half)
-    return high.astype(jnp.int32)
+    integers: jax.Array = high.astype(jnp.int32)
+    return integers
