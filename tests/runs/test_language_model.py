@@ -206,7 +206,7 @@ def test_a_folder_without_tokenizer_loads_and_says_what_is_missing(folder: Path)
         ({"max_tokens": 0}, "max_tokens must be at least 1, not 0"),
         ({"max_tokens": 5000}, "exceed the model's context of 2048 tokens"),
         ({"n": 0}, "n must lie between 1 and 128, not 0"),
-        ({"tempreature": 1.0}, "There is no option 'tempreature'"),
+        ({"warmth": 1.0}, "There is no option 'warmth'"),
         ({"stop": [""]}, "not empty"),
         ({"logit_bias": {320: 1.0}}, "logit_bias names the id 320"),
     ],
