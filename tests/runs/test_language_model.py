@@ -13,8 +13,8 @@ import bluejay
 from bluejay.checkpoints.convert import convert
 from bluejay.core.errors import CheckpointError, MemoryLimitError, UsageError
 from bluejay.runs.language_model import LanguageModel
-from bluejay.vocab.training import train_bpe
 from golden_files import load_case, load_greedy_references, write_hf_folder
+from text_models import write_text_model
 
 TEXT = (
     "the sea is wide and the sky is blue; a jay is blue too, and sings — naïvely. " * 30
@@ -31,25 +31,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def with_text(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The same kind of model with 320 rows and a byte-level tokenizer trained on a few words."""
-    from bluejay.checkpoints.native import native_writer, seal, write_config_file
-    from bluejay.model.params import named_leaves
-    from bluejay.model.presets import gptj_config
-    from small_models import drawn_params
-
-    config = gptj_config(2, 64, 4, rotary_dim=8, vocab_size=320)
-    folder = tmp_path_factory.mktemp("text") / "model"
-    folder.mkdir()
-    tokenizer = train_bpe(TEXT, vocab_size=280)
-    tokenizer.save(folder)
-    write_config_file(folder, family="gptj", config=config)
-    values = named_leaves(drawn_params(config))
-    dtypes = {name: np.dtype(np.float32) for name in values}
-    with native_writer(folder, config, dtypes) as writer:
-        for name in writer.order:
-            writer.write(name, np.asarray(values[name]))
-    seal(folder)
-    return folder
+    return write_text_model(tmp_path_factory.mktemp("text") / "model")
 
 
 @pytest.fixture(scope="module")
