@@ -1,6 +1,7 @@
 """Strict numerics and checked types for the whole suite."""
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,11 @@ os.environ |= {
     "JAX_COMPILATION_CACHE_MAX_SIZE": str(1 << 30),
 }
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+# A shell starts background jobs with SIGINT ignored, and children inherit that: tests that
+# interrupt one would wait for ever.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # The same examples in every run, and no clock: a busy machine is not a failure.
 settings.register_profile("suite", deadline=None, derandomize=True, database=None)
