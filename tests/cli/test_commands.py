@@ -185,9 +185,9 @@ def test_models_and_doctor() -> None:
 @pytest.mark.parametrize(
     ("arguments", "code", "part"),
     [
-        (["genrate", "x"], 2, "generate"),
+        (["generade", "x"], 2, "generate"),
         (["generate"], 2, "PROMPT"),
-        (["generate", "x", "--tempreture", "1"], 2, "--temperature"),  # codespell:ignore
+        (["generate", "x", "--temperatur", "1"], 2, "--temperature"),
         (["generate", "x", "--max-tokens", "many"], 2, "many"),
         (["suggest", "x", "-m", "no-such-model"], 2, "no-such-model"),
         (["suggest", "x", "-m", "smollm2-135m-instruct"], 4, "bluejay pull smollm2-135m-instruct"),
