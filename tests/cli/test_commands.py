@@ -254,7 +254,7 @@ def test_a_closed_pipe_is_no_error(model: Path) -> None:
     command = " ".join([*BLUEJAY, "models", "|", "head", "-1"])
     done = subprocess.run(command, shell=True, capture_output=True, text=True, check=False)
     assert "Traceback" not in done.stderr
-    assert done.stderr == ""
+    assert "bluejay: " not in done.stderr  # no failure is told; where the cache lies may be
 
 
 def test_control_c_ends_a_generation_cleanly(model: Path) -> None:

@@ -29,11 +29,9 @@ def draw_bits(
         key = jax.random.wrap_key_data(words, impl="threefry2x32")
         for counter in (sample, position):
             key = jax.random.fold_in(key, counter.astype(jnp.uint32))
-        first: jax.Array = jax.random.key_data(key)[0]
-        return first
+        return jax.random.key_data(key)[0]
 
-    bits: jax.Array = jax.vmap(draw)(seeds, samples, positions)
-    return bits
+    return jax.vmap(draw)(seeds, samples, positions)
 
 
 def scale_bits(bits: UInt32[Array, "B"], bounds: Int32[Array, "B"]) -> Int32[Array, "B"]:
