@@ -39,12 +39,11 @@ def scale_bits(bits: UInt32[Array, "B"], bounds: Int32[Array, "B"]) -> Int32[Arr
 
     Each integer's probability is off by at most 2**-32.
     """
-    half = jnp.uint32(16)
-    low = jnp.uint32(0xFFFF)
     factors = bounds.astype(jnp.uint32)
-    carry = ((bits & low) * (factors & low)) >> half
-    middle = (bits >> half) * (factors & low) + carry
-    other_middle = (bits & low) * (factors >> half) + (middle & low)
-    high = (bits >> half) * (factors >> half) + (middle >> half) + (other_middle >> half)
-    integers: jax.Array = high.astype(jnp.int32)
+    high, low = bits >> 16, bits & 0xFFFF
+    factor_high, factor_low = factors >> 16, factors & 0xFFFF
+    middle = high * factor_low + ((low * factor_low) >> 16)
+    other_middle = low * factor_high + (middle & 0xFFFF)
+    product = high * factor_high + (middle >> 16) + (other_middle >> 16)
+    integers: jax.Array = product.astype(jnp.int32)
     return integers
