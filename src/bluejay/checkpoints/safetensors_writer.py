@@ -193,7 +193,7 @@ class _HashedFile:
             raise self._failure(error) from error
 
     def write(self, data: bytes | NDArray[np.uint8]) -> None:
-        view = memoryview(data)  # type: ignore[arg-type]  # an array of bytes is a buffer
+        view = data.data if isinstance(data, np.ndarray) else memoryview(data)
         self._wait_for_hash()
         self._hashed = self._hasher.submit(self._hash.update, view)
         self._size += len(view)

@@ -19,7 +19,7 @@ _SPINNER = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"
 class Status:
     """The current activity. On a terminal one line that is rewritten and then erased, with a bar,
     a rate and the time left where they are known; elsewhere one line for each activity that takes
-    longer than a moment."""
+    longer than a moment, the first time it does."""
 
     def __init__(self) -> None:
         self._stream = sys.stderr
@@ -27,7 +27,8 @@ class Status:
         self._lock = threading.Lock()
         self._stopped = threading.Event()
         self._activity = Activity()
-        self._is_drawn = self._is_said = False
+        self._is_drawn = False
+        self._said: set[str] = set()
         self._thread = threading.Thread(target=self._run, daemon=True, name="bluejay-status")
 
     def say(self, text: str, done: int = 0, total: int = 0) -> None:
@@ -35,7 +36,6 @@ class Status:
         with self._lock:
             if text != self._activity.text:
                 self._activity = Activity(text=text, before=done)
-                self._is_said = False
             self._activity.done, self._activity.total = done, total
 
     def note(self, sentence: str) -> None:
@@ -66,8 +66,8 @@ class Status:
                 if self._is_terminal:
                     number += 1
                     self._draw(activity, number)
-                elif not self._is_said:
-                    self._is_said = True
+                elif activity.text not in self._said:
+                    self._said.add(activity.text)
                     self._write(f"{activity.text}{activity.size(self._stream)}\n")
 
     def _draw(self, activity: "Activity", number: int) -> None:

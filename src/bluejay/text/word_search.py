@@ -283,7 +283,7 @@ class WordSearch:
     def _next_probabilities(self, path: Path) -> NDArray[np.float64]:
         logits = np.asarray(self._prefix(path).logits).astype(np.float64)
         logits = np.where(self._allowed, logits, -np.inf)
-        largest = logits.max()
+        largest = np.max(logits)
         if not np.isfinite(largest):
             raise DataError(
                 f"The model gives {largest} as the largest logit after {path.depth} tokens of a "

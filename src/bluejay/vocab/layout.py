@@ -73,7 +73,7 @@ class IdLayout:
 
     def kind(self, token_id: int) -> IdKind:
         """What one id stands for. DataError outside the rows."""
-        return IdKind(int(self.kinds(np.asarray([token_id]))[0]))
+        return IdKind(int(self.kinds(np.asarray([token_id], np.int64))[0]))
 
     def kinds(self, ids: NDArray[np.integer]) -> NDArray[np.uint8]:
         """`IdKind` of each id, same shape. DataError names an id outside the rows."""
