@@ -1,0 +1,1 @@
+"""The token-shard format: write, map, verify. Standard library and NumPy only."""
