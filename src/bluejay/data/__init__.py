@@ -1,0 +1,1 @@
+"""Token shards -> batches: packed, shuffled, and a pure function of the step."""
