@@ -10,9 +10,11 @@ Axes: D embed  N query heads  K key/value heads  H head width  F feed-forward  V
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 from jax.tree_util import register_dataclass
 
 Leaf = Any
@@ -117,3 +119,23 @@ def _map_named(function: Callable[[str, Leaf], Leaf], tree: Any, prefix: str) ->
         }
         return tree.__class__(**mapped)
     return function(prefix, tree)
+
+
+def stack_blocks(params: DecoderParams) -> DecoderParams:
+    """Blocks with leaves [layers, ...] in place of a tuple of blocks: what training scans over."""
+    if isinstance(params.blocks, BlockParams):
+        return params
+    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *params.blocks)
+    return replace(params, blocks=stacked)
+
+
+def unstack_blocks(params: DecoderParams) -> DecoderParams:
+    """The canonical form, as on disk: a tuple of blocks."""
+    stacked = params.blocks
+    if not isinstance(stacked, BlockParams):
+        return params
+    num_layers = jax.tree.leaves(stacked)[0].shape[0]
+    blocks = tuple(
+        jax.tree.map(lambda leaf, layer=layer: leaf[layer], stacked) for layer in range(num_layers)
+    )
+    return replace(params, blocks=blocks)

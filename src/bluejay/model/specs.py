@@ -5,7 +5,7 @@ Logical axes: `vocab`, `embed`, `heads`, `kv_heads`, `head`, `feed_forward`, `co
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import jax
@@ -49,6 +49,12 @@ class ParamSpec:
 
     def __post_init__(self) -> None:
         assert len(self.shape) == len(self.axes), (self.shape, self.axes)
+
+    @property
+    def num_inputs(self) -> int:
+        """How many trailing axes of a matrix are summed over by `contract`."""
+        own = [axis for axis in self.axes if axis != "layers"]
+        return len(own) - 1 if own[0] == "embed" else 1
 
 
 def decoder_specs(config: DecoderConfig) -> DecoderParams:
@@ -143,6 +149,20 @@ def abstract_params(specs: DecoderParams, dtype: DTypeLike) -> DecoderParams:
 def decay_mask(specs: DecoderParams) -> DecoderParams:
     """The tree of bool that says which tensors weight decay touches."""
     return map_named(lambda _, spec: spec.decay, specs)
+
+
+def stacked_specs(specs: DecoderParams) -> DecoderParams:
+    """The specs of stacked blocks: those of one block with a leading axis `layers`."""
+    assert isinstance(specs.blocks, tuple)
+    num_layers = len(specs.blocks)
+
+    def stacked(_: str, spec: ParamSpec) -> ParamSpec:
+        return replace(spec, shape=(num_layers, *spec.shape), axes=("layers", *spec.axes))
+
+    one_block = replace(specs, blocks=specs.blocks[:1])
+    blocks = map_named(stacked, one_block).blocks
+    assert isinstance(blocks, tuple)
+    return replace(specs, blocks=blocks[0])
 
 
 def initialize(

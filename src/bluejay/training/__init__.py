@@ -1,0 +1,1 @@
+"""Training: a pure step over any loss, its optimizer and schedule, a short loop, callbacks."""
