@@ -30,6 +30,7 @@ from bluejay.checkpoints.hub_cache import (
     weight_files,
 )
 from bluejay.checkpoints.model_cache import cached_model, folder_bytes, size_text
+from bluejay.checkpoints.run_checkpoints import newest_of_run
 from bluejay.core.errors import CheckpointError, MemoryLimitError, UsageError
 
 PATH_SUFFIXES = (".gguf", ".safetensors", ".bin", ".json", ".npz", ".pt", ".pth", ".ggml")
@@ -63,7 +64,7 @@ def locate(model: str | Path | None = None) -> Path:
     if not text:
         raise UsageError("The model has an empty name: `bluejay models` lists the names.")
     if _looks_like_path(text) and os.path.exists(os.path.expanduser(text)):
-        return Path(text).expanduser()
+        return _existing(Path(text).expanduser())
     hub_id = hub_id_of(text)
     if hub_id is not None:
         return cached_snapshot(hub_id) or _raise_not_pulled(text)
@@ -169,7 +170,7 @@ def _existing(path: Path) -> Path:
             f"There is no file or folder {str(path)[:200]!r}: check the path, or choose a name "
             "from `bluejay models`."
         )
-    return path
+    return newest_of_run(path) if (path / "run.json").is_file() else path
 
 
 def _raise_not_pulled(name: str) -> Path:
