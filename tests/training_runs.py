@@ -1,0 +1,100 @@
+"""Small training runs: prepared text, and the command line that trains on it."""
+
+import json
+import os
+import random
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from bluejay.recipes.bluejay_models import bluejay_nano
+from bluejay.runs.prepared_data import remember_data
+from bluejay.runs.run_folder import create_run_folder
+from bluejay.runs.train_run import TrainRun
+
+PASSAGE = Path(__file__).parent / "golden" / "smollm2" / "passage.txt"
+
+
+def write_texts(folder: Path, *, num_texts: int = 12, num_sentences: int = 60) -> None:
+    """Files of sentences whose words come from a page of a novel, the same every time."""
+    words = PASSAGE.read_text(encoding="utf-8").split()
+    rng = random.Random(5)
+    folder.mkdir(parents=True)
+    for number in range(num_texts):
+        sentences = [" ".join(rng.choices(words, k=9)) for _ in range(num_sentences)]
+        (folder / f"text-{number:02d}.txt").write_text("\n\n".join(sentences), encoding="utf-8")
+
+
+def prepared_text(folder: Path) -> Path:
+    """A folder that `bluejay prepare` made of them, with a vocabulary of 512."""
+    write_texts(folder / "texts")
+    data = folder / "data"
+    options = ("--vocab-size", "512", "--held-out", "0.2")
+    done = bluejay("prepare", folder / "texts", "--out", data, *options)
+    assert done.returncode == 0, done.stderr
+    return data
+
+
+def new_run(folder: Path, data: Path, **changes: Any) -> TrainRun:
+    """A run folder with the nano recipe, ready for `bluejay resume`; `changes` of intervals."""
+    run = bluejay_nano()
+    run = replace(run, intervals=replace(run.intervals, **changes))
+    create_run_folder(folder, run)
+    remember_data(folder, data)
+    return run
+
+
+def bluejay(*arguments: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    """The command line in a process of its own."""
+    return subprocess.run(
+        [sys.executable, "-m", "bluejay", *map(str, arguments)],
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+
+
+def start(*arguments: str | Path, **environment: str) -> subprocess.Popen[str]:
+    """The same, to be interrupted."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "bluejay", *map(str, arguments)],
+        env=os.environ | environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def wait_for_step(run: Path, step: int, process: subprocess.Popen[str]) -> None:
+    """Return when the run has measured that many steps."""
+    end = time.monotonic() + 240
+    while last_step(run) < step:
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < end, f"{run} did not come to step {step}"
+        time.sleep(0.01)
+
+
+def last_step(run: Path) -> int:
+    """The last step in metrics.jsonl, or 0."""
+    path = run / "metrics.jsonl"
+    lines = path.read_text().splitlines() if path.exists() else []
+    steps = []
+    for line in lines:
+        try:
+            steps.append(json.loads(line)["step"])
+        except ValueError:
+            continue  # cut by a kill
+    return steps[-1] if steps else 0
+
+
+def final_hashes(run: Path) -> dict[str, str]:
+    """sha256 of parameters and state of the newest checkpoint, from its manifest."""
+    newest = sorted((run / "checkpoints").glob("step-????????"))[-1]
+    files = json.loads((newest / "MANIFEST.json").read_text())["files"]
+    names = ("model.safetensors", "training_state.safetensors")
+    return {"checkpoint": newest.name} | {name: files[name]["sha256"] for name in names}
