@@ -5,8 +5,9 @@
 
 ARCHIVE is a tar of Standard Ebooks folders (`tar` unpacks it), BOOK a folder's name in it: the
 text is that of its XHTML files in order, without markup. The text is scored in windows of at most
-2,048 tokens, each of which begins with the last token of the one before (the rolling likelihood
-of lm-evaluation-harness); the first begins with the document start. gzip and xz are given beside.
+2,048 tokens (or the model's context, if that is shorter), each of which begins with the last token
+of the one before (the rolling likelihood of lm-evaluation-harness); the first begins with the
+document start. gzip and xz are given beside.
 """
 
 import gzip
@@ -16,6 +17,7 @@ import sys
 import tarfile
 import tempfile
 import time
+from collections.abc import Sequence
 from html.parser import HTMLParser
 from pathlib import Path
 from subprocess import run
@@ -62,16 +64,16 @@ def book_text(archive: Path, book: str) -> str:
     return "\n".join(line for line in lines if line)
 
 
-def nats(lm: LanguageModel, text: str) -> tuple[float, int]:
-    """(negative log likelihood of the text, its tokens)."""
-    ids, total = lm.prompt_ids(text), 0.0
-    for begin in range(0, len(ids) - 1, WINDOW):
-        window = ids[begin : begin + WINDOW + 1]
+def nats(lm: LanguageModel, ids: Sequence[int]) -> float:
+    """Negative log likelihood of all ids but the first."""
+    total, size = 0.0, min(WINDOW, lm.config.context_length)
+    for begin in range(0, len(ids) - 1, size):
+        window = ids[begin : begin + size + 1]
         scores = allowed_log_probabilities(lm.runner.score(window[:-1]), lm.allowed)
         total -= float(scores[np.arange(len(window) - 1), window[1:]].astype(np.float64).sum())
         print(f"\r{begin + len(window)} of {len(ids)} tokens", end="", file=sys.stderr, flush=True)
     print(file=sys.stderr)
-    return total, len(ids) - 1
+    return total
 
 
 def main() -> None:
@@ -86,7 +88,8 @@ def main() -> None:
     lm = bluejay.load(model)
     for name, text in texts.items():
         began, data = time.perf_counter(), text.encode()
-        total, tokens = nats(lm, text)
+        ids = lm.prompt_ids(text)
+        total, tokens = nats(lm, ids), len(ids) - 1
         seconds = time.perf_counter() - began
         print(
             f"{name}: {len(data):,} bytes, {tokens:,} tokens, "

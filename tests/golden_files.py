@@ -186,3 +186,28 @@ def load_smollm2_token_ids() -> list[tuple[str, list[int]]]:
     """Texts with their ids under llama.cpp's tokenizer, names of special tokens read as text."""
     record = json.loads((GOLDEN / "smollm2" / "token_ids.json").read_text())
     return [(case["text"], case["ids"]) for case in record["cases"]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class GradientReference:
+    """transformers' mean next-token loss of a case's two rows, and its fp32 gradients by the
+    published names of the tensors."""
+
+    case: str
+    loss: float
+    gradients: dict[str, NDArray[np.float32]]
+
+
+def load_gradient_reference() -> GradientReference:
+    """The one case that has gradients: `gptj-rotary-full-head`."""
+    path = GOLDEN / "transformers" / "gradients.npz"
+    with np.load(path, allow_pickle=False) as stored:
+        return GradientReference(
+            case=str(stored["case"]),
+            loss=float(stored["loss"]),
+            gradients={
+                key.removeprefix("gradient:"): stored[key]
+                for key in stored.files
+                if key.startswith("gradient:")
+            },
+        )

@@ -1,4 +1,4 @@
-"""Batches: every window once an epoch, in an order that the seed decides, whatever was read before."""
+"""Every window once an epoch, in an order that the seed decides, whatever was read before."""
 
 from collections import Counter
 from pathlib import Path

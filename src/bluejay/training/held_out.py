@@ -1,6 +1,6 @@
 """The loss on text that is never trained on.
 
-Axes: B rows  T predicted positions
+Axes: B rows  W window, one more than the predicted positions
 """
 
 from collections.abc import Callable
@@ -33,7 +33,7 @@ class HeldOutLoss:
 def held_out_batches(
     shards: TokenShards, *, rows: int, length: int, num_tokens: int
 ) -> list[NDArray[np.int32]]:
-    """Windows [B, T+1] evenly spaced over the shards, about `num_tokens` tokens in all.
+    """Windows [B, W] evenly spaced over the shards, about `num_tokens` tokens in all.
 
     The same for every call. Raises DataError if the shards hold less than one window.
     """
@@ -71,7 +71,7 @@ def make_evaluation(
 
 
 def _total_loss(
-    params: DecoderParams, ids: Int[Array, "B T+1"], *, config: DecoderConfig
+    params: DecoderParams, ids: Int[Array, "B W"], *, config: DecoderConfig
 ) -> Float[Array, ""]:
     losses, _ = cross_entropy(forward(params, ids[:, :-1], config=config), ids[:, 1:])
     return jnp.sum(losses)

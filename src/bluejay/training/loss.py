@@ -1,9 +1,7 @@
 """The loss of next-token training.
 
-Axes: B rows  T predicted positions
+Axes: B rows  W window  T predicted positions, W - 1
 """
-
-from typing import Protocol
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
@@ -16,16 +14,9 @@ from bluejay.nn.losses import cross_entropy
 Metrics = dict[str, Array]
 
 
-class WindowBatch(Protocol):
-    """What `bluejay.data.batches.TokenBatch` holds, as arrays or tracers."""
-
-    ids: Int[Array, "B T+1"]
-    weights: Float[Array, "B T"] | None
-
-
 def next_token_loss(
     params: DecoderParams,
-    ids: Int[Array, "B T+1"],
+    ids: Int[Array, "B W"],
     weights: Float[Array, "B T"] | None,
     *,
     config: DecoderConfig,
