@@ -3,10 +3,12 @@
 import json
 import os
 import random
+import re
 import subprocess
 import sys
 import time
 from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -98,3 +100,17 @@ def final_hashes(run: Path) -> dict[str, str]:
     files = json.loads((newest / "MANIFEST.json").read_text())["files"]
     names = ("model.safetensors", "training_state.safetensors")
     return {"checkpoint": newest.name} | {name: files[name]["sha256"] for name in names}
+
+
+def losses(run: Path) -> list[float]:
+    """The training loss of every step, as measured in float32."""
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [line["loss"] for line in lines if line["kind"] == "train"]
+
+
+def this_machine() -> str:
+    """What the last bits depend on: kind of processor, cores, and JAX."""
+    info = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
+    fields = dict(re.findall(r"^(vendor_id|cpu family|model)\s*: (.+)$", info, re.M))
+    kind = "-".join(fields.get(name, "?") for name in ("vendor_id", "cpu family", "model"))
+    return f"{kind}, {os.cpu_count()} cores, jax {version('jax')}"

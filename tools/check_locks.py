@@ -10,8 +10,8 @@ REQUIREMENT = re.compile(r"([a-z0-9][a-z0-9._-]*)==[^\s;]+( ; .+)?")
 HASH = re.compile(r"--hash=sha256:[0-9a-f]{64}")
 # What each lock is compiled from: extras and dependency groups of pyproject.toml.
 LOCKS = {
-    "requirements.lock": ["hub", "build"],
-    "requirements-dev.lock": ["hub", "dev"],
+    "requirements.lock": ["hub", "train", "build"],
+    "requirements-dev.lock": ["hub", "train", "dev"],
     "requirements-golden.lock": ["golden"],
 }
 

@@ -12,11 +12,15 @@ from training_runs import (
     bluejay,
     final_hashes,
     last_step,
+    losses,
     new_run,
     prepared_text,
     start,
+    this_machine,
     wait_for_step,
 )
+
+GOLDEN_CURVE = Path(__file__).parent.parent / "golden" / "loss_curve.json"
 
 
 @pytest.fixture(scope="module")
@@ -53,6 +57,19 @@ def test_a_run_learns_and_writes_down_what_it_did(undisturbed: Path) -> None:
     assert (status["state"], status["step"], status["tokens"]) == ("finished", 30, 15360)
     kept = sorted(path.name for path in (undisturbed / "checkpoints").iterdir())
     assert kept == ["step-00000020", "step-00000025", "step-00000030"]
+
+
+def test_the_loss_curve_is_the_one_written_down(undisturbed: Path) -> None:
+    """To the bit where it was written on this kind of machine, else within 1e-5: the test says."""
+    curves = json.loads(GOLDEN_CURVE.read_text())
+    found, here = losses(undisturbed), this_machine()
+    if here in curves:
+        print(f"bitwise, as on {here}")
+        assert found == curves[here]
+    else:
+        nearest = next(iter(curves.values()))
+        print(f"within 1e-5: none was written down on {here}")
+        assert found == pytest.approx(nearest, rel=1e-5)
 
 
 def test_killed_ten_times_a_run_ends_with_the_same_bits(

@@ -270,9 +270,21 @@ _SMOLLM2_BASE = replace(
     good_for="plain completion on any laptop; a base to fine-tune",
 )
 
+_BLUEJAY_TINY = CatalogueEntry(
+    name="bluejay-tiny",
+    source=BundledSource(folder="bluejay-tiny"),
+    family="gptj",
+    parameters=5_461_632,
+    download_bytes=0,
+    disk_bytes=11_100_000,
+    licence="Apache-2.0",
+    good_for="a first look, offline: English prose in the manner of old novels",
+)
+
 CATALOGUE: dict[str, CatalogueEntry] = {
     entry.name: entry
     for entry in (
+        _BLUEJAY_TINY,
         _SMOLLM2,
         _SMOLLM2_BASE,
         _GPTJ,

@@ -92,7 +92,8 @@ def hub_id_of(text: str) -> HubId | None:
 def find_present(entry: CatalogueEntry) -> Path | None:
     """Where the model of `entry` is on this machine, or None; nothing is downloaded."""
     if isinstance(entry.source, BundledSource):
-        return bundled_folder(entry.source)
+        bundled = bundled_folder(entry.source)
+        return bundled if bundled.is_dir() else None
     if isinstance(entry.source, HubSource):
         source = entry.source
         return cached_snapshot(HubId(repository=source.repository, revision=source.revision))
@@ -113,7 +114,9 @@ def present_models() -> list[PresentModel]:
 
 
 def best_present(memory_bytes: int | None = None) -> PresentModel:
-    """The model that is used when none is named: a bundled one, else the largest that fits.
+    """The model that is used when none is named: the one with most parameters that fits.
+
+    A bundled one is always there, and is used until a larger one has been pulled.
 
     `memory_bytes` is the machine's memory unless given; weights may take four fifths of it.
     """
@@ -133,8 +136,7 @@ def best_present(memory_bytes: int | None = None) -> PresentModel:
             f"of weights, too much for {size_text(memory)} of memory: run `bluejay pull "
             f"{FIRST_MODEL}`, or name a model with --model to try all the same."
         )
-    bundled = [present for present in fitting if present.kept_in == "bluejay"]
-    return max(bundled or fitting, key=lambda present: present.entry.parameters)
+    return max(fitting, key=lambda present: present.entry.parameters)
 
 
 def bundled_folder(source: BundledSource) -> Path:

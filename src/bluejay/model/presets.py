@@ -100,6 +100,9 @@ PRESETS: dict[str, DecoderConfig] = {
     "bluejay-tiny": replace(
         gptj_config(6, 224, 7, rotary_dim=16, vocab_size=4096), context_length=256
     ),
+    "bluejay-small": replace(
+        gptj_config(8, 448, 7, rotary_dim=32, vocab_size=8192), context_length=512
+    ),
     "gptj-small": replace(
         gptj_config(8, 512, 8, rotary_dim=32, vocab_size=8192), context_length=1024
     ),

@@ -1,5 +1,7 @@
 """Our own models on English books."""
 
+from dataclasses import replace
+
 from bluejay.data.batches import BatchConfig
 from bluejay.model.presets import preset
 from bluejay.runs.train_run import DataConfig, Intervals, TrainRun
@@ -23,6 +25,29 @@ def bluejay_tiny() -> TrainRun:
         ),
         initialization="huggingface",
         intervals=Intervals(measure_steps=10, evaluate_steps=250, save_steps=100),
+    )
+
+
+def bluejay_small() -> TrainRun:
+    """26.7 M parameters for one GPU, in bfloat16: `tools/gpu_training.py` runs it in one call.
+
+    Expected: 25 minutes on one H100 (not run yet, see docs/lab-book.md).
+    """
+    tiny = bluejay_tiny()
+    total_steps = 12_000
+    return replace(
+        tiny,
+        name="bluejay-small",
+        model=preset("bluejay-small"),
+        data=DataConfig(source="books", vocab_size=8192),
+        batch=BatchConfig(rows=64, length=512),
+        schedule=replace(
+            tiny.schedule, warmup_steps=200, decay_steps=3_000, total_steps=total_steps
+        ),
+        compute_dtype="bfloat16",
+        intervals=Intervals(
+            measure_steps=50, evaluate_steps=1_000, save_steps=500, held_out_tokens=262_144
+        ),
     )
 
 

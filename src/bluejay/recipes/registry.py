@@ -4,11 +4,12 @@ from collections.abc import Callable
 from difflib import get_close_matches
 
 from bluejay.core.errors import UsageError
-from bluejay.recipes.bluejay_models import bluejay_nano, bluejay_tiny
+from bluejay.recipes.bluejay_models import bluejay_nano, bluejay_small, bluejay_tiny
 from bluejay.runs.train_run import TrainRun
 
 RECIPES: dict[str, Callable[[], TrainRun]] = {
     "bluejay-tiny": bluejay_tiny,
+    "bluejay-small": bluejay_small,
     "bluejay-nano": bluejay_nano,
 }
 

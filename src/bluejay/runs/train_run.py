@@ -15,6 +15,7 @@ from bluejay.model.specs import Recipe
 from bluejay.training.optimizer import OptimizerConfig
 from bluejay.training.schedule import ScheduleConfig
 
+ComputeDtype = Literal["float32", "bfloat16"]
 Order = Literal["given", "simplest-first"]
 DEFAULT_PROMPTS = ("Once upon a time", "The old man looked at the sea and", '"I do not know," said')
 
@@ -60,7 +61,8 @@ class TrainRun:
     """Everything that decides what a run computes; the same description gives the same bits.
 
     `start_from` is a model (name or folder) whose parameters the run begins with; None draws them
-    anew. `num_parts` cuts a batch so that its activations fit into memory.
+    anew. `num_parts` cuts a batch so that its activations fit into memory. Parameters, gradients
+    and moments are float32; `compute_dtype` is that of the products, which accumulate in float32.
     """
 
     name: str
@@ -73,11 +75,16 @@ class TrainRun:
     seed: int = 0
     z_loss: float = 0.0
     num_parts: int = 1
+    compute_dtype: ComputeDtype = "float32"
     start_from: str | None = None
     intervals: Intervals = field(default_factory=Intervals)
     prompts: tuple[str, ...] = DEFAULT_PROMPTS
 
     def __post_init__(self) -> None:
+        if self.compute_dtype not in get_args(ComputeDtype):
+            raise UsageError(
+                f"compute_dtype is one of {get_args(ComputeDtype)}, not {self.compute_dtype!r}."
+            )
         if self.batch.rows % self.num_parts:
             raise UsageError(
                 f"A batch of {self.batch.rows} rows does not divide into {self.num_parts} parts."

@@ -1,5 +1,6 @@
 """The training job: put a described run together, begin it or go on with it."""
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -72,17 +73,21 @@ class Outcome:
     checkpoint: Path
 
 
-def run_training(run: TrainRun, folder: Path, data: Path, listener: Listener) -> Outcome:
+def run_training(
+    run: TrainRun, folder: Path, data: Path, listener: Listener, *, seconds: float = math.inf
+) -> Outcome:
     """Train from the newest sound checkpoint in the run's folder, or from the beginning.
 
-    `data` is a folder that `bluejay prepare` made. SIGINT or SIGTERM ends the run after the step
-    at hand, saved; what is lost by any other end is what came after the last save.
+    `data` is a folder that `bluejay prepare` made. SIGINT, SIGTERM, or the end of `seconds`, end
+    the sitting after the step at hand, saved; what is lost by any other end is what came after
+    the last save.
     """
     configure_compile_cache()
     with locked(folder):
+        deadline = time.monotonic() + seconds
         job = _Job(run, folder, data, listener)
         try:
-            return job.run()
+            return job.run(deadline)
         except BluejayError as error:
             job.journal.status(job.progress.as_status("failed", str(error)))
             raise
@@ -105,7 +110,7 @@ class _Job:
             step=0, total_steps=run.total_steps, tokens_per_step=run.batch.tokens
         )
 
-    def run(self) -> Outcome:
+    def run(self, deadline: float) -> Outcome:
         state = self._begin()
         self.progress.step = int(state.step)
         if self.progress.step >= self._run.total_steps:
@@ -126,7 +131,7 @@ class _Job:
                 batches,
                 total_steps=self._run.total_steps,
                 callbacks=callbacks,
-                should_stop=stop,
+                should_stop=lambda: stop() or time.monotonic() > deadline,
             )
         return self._outcome()
 
@@ -186,6 +191,8 @@ class _Job:
         return state
 
     def _loss(self, params: DecoderParams, batch: Any, _key: Any) -> tuple[Any, dict[str, Any]]:
+        dtype = jnp.dtype(self._run.compute_dtype)
+        params = jax.tree.map(lambda leaf: leaf.astype(dtype), params)
         return next_token_loss(
             params, batch.ids, batch.weights, config=self._run.model, z_loss=self._run.z_loss
         )

@@ -107,8 +107,14 @@ class Watchdog:
         self._done.set()
 
     def _watch(self) -> None:
-        while not self._done.wait(min(1.0, self._least / 4)):
-            silent = time.monotonic() - self._last
+        pause = min(1.0, self._least / 4)
+        looked = time.monotonic()
+        while not self._done.wait(pause):
+            before, looked = looked, time.monotonic()
+            if looked - before > self._least / 2:
+                # This thread was kept away too: the whole process was stopped, and hangs not.
+                self._last += looked - before
+            silent = looked - self._last
             if silent > self._limit:
                 faulthandler.dump_traceback(file=sys.stderr, all_threads=True)
                 _tell(

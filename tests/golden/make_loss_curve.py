@@ -1,0 +1,34 @@
+"""Write down the losses of the nano recipe on this kind of machine: loss_curve.json gains a key.
+
+    python tests/golden/make_loss_curve.py
+
+Only after a change that is meant to alter numbers, with the reason in docs/lab-book.md.
+"""
+
+import json
+import sys
+import tempfile
+from pathlib import Path
+
+TESTS = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(TESTS))
+
+from training_runs import bluejay, losses, new_run, prepared_text, this_machine  # noqa: E402
+
+GOLDEN = TESTS / "golden" / "loss_curve.json"
+
+
+def main() -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        run = Path(folder) / "run"
+        new_run(run, prepared_text(Path(folder)))
+        done = bluejay("resume", run)
+        assert done.returncode == 0, done.stderr
+        curves = json.loads(GOLDEN.read_text()) if GOLDEN.exists() else {}
+        curves[this_machine()] = losses(run)
+    GOLDEN.write_text(json.dumps(dict(sorted(curves.items())), indent=1) + "\n")
+    print(f"{GOLDEN.name}: {this_machine()}, {len(curves)} kinds of machine")
+
+
+if __name__ == "__main__":
+    main()
