@@ -172,10 +172,11 @@ def test_no_name_means_the_largest_that_fits() -> None:
         best_present(memory_bytes=600)
 
 
-def test_a_bundled_model_comes_first(bundled: Path) -> None:
-    install_from_hub("openai-community/gpt2-xl")
+def test_a_bundled_model_is_used_until_a_larger_one_is_here(bundled: Path) -> None:
     assert locate() == locate("jay") == bundled
     assert best_present().kept_in == "bluejay"
+    assert locate("jay") == bundled
+    assert locate() == install_from_hub("openai-community/gpt2-xl")
 
 
 def test_the_memory_of_this_machine_is_plausible() -> None:

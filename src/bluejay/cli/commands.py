@@ -4,7 +4,19 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from difflib import get_close_matches
 
-from bluejay.cli import convert, doctor, generate, info, models, pull, suggest
+from bluejay.cli import (
+    convert,
+    doctor,
+    generate,
+    info,
+    models,
+    plot,
+    prepare,
+    pull,
+    runs,
+    suggest,
+    train,
+)
 from bluejay.cli.parser import CommandParser
 from bluejay.core.errors import UsageError
 
@@ -64,6 +76,41 @@ COMMANDS: dict[str, Command] = {
             example="bluejay convert model.gguf my-model --to hf --dtype bfloat16",
             add_arguments=convert.add_arguments,
             run=convert.run,
+        ),
+        Command(
+            name="prepare",
+            summary="raw text to a tokenizer and token shards, clean and split",
+            example="bluejay prepare my-texts --out my-data",
+            add_arguments=prepare.add_arguments,
+            run=prepare.run,
+        ),
+        Command(
+            name="train",
+            summary="train a model: a recipe, or your own text",
+            example="bluejay train my.txt",
+            add_arguments=train.add_arguments,
+            run=train.run,
+        ),
+        Command(
+            name="resume",
+            summary="go on with a training run where it stopped",
+            example="bluejay resume runs/my",
+            add_arguments=train.add_resume_arguments,
+            run=train.resume,
+        ),
+        Command(
+            name="runs",
+            summary="the training runs there are, and how far each is",
+            example="bluejay runs",
+            add_arguments=runs.add_arguments,
+            run=runs.run,
+        ),
+        Command(
+            name="plot",
+            summary="the loss curves of training runs, as a picture",
+            example="bluejay plot runs/small runs/large -o losses.svg",
+            add_arguments=plot.add_arguments,
+            run=plot.run,
         ),
         Command(
             name="doctor",

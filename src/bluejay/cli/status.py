@@ -38,6 +38,13 @@ class Status:
                 self._activity = Activity(text=text, before=done)
             self._activity.done, self._activity.total = done, total
 
+    def live(self, text: str) -> None:
+        """An activity whose text says itself how far it is; shown on terminals only."""
+        with self._lock:
+            if not self._activity.is_live:
+                self._activity = Activity(is_live=True)
+            self._activity.text = text
+
     def note(self, sentence: str) -> None:
         """A sentence on a line of its own, which stays."""
         with self._lock:
@@ -61,12 +68,13 @@ class Status:
         while not self._stopped.wait(_REDRAW_SECONDS):
             with self._lock:
                 activity = self._activity
-                if not activity.text or activity.seconds() < _FIRST_SHOWN_SECONDS:
+                is_new = activity.seconds() < _FIRST_SHOWN_SECONDS
+                if not activity.text or (is_new and not activity.is_live):
                     continue
                 if self._is_terminal:
                     number += 1
                     self._draw(activity, number)
-                elif activity.text not in self._said:
+                elif activity.text not in self._said and not activity.is_live:
                     self._said.add(activity.text)
                     self._write(f"{activity.text}{activity.size(self._stream)}\n")
 
@@ -91,13 +99,15 @@ class Status:
 
 @dataclass(kw_only=True)
 class Activity:
-    """What goes on, since when, and how many bytes of how many are done (0: not known)."""
+    """What goes on, since when, and how many bytes of how many are done (0: not known); a live
+    one says in its text how far it is."""
 
     text: str = ""
     began: float = field(default_factory=time.monotonic)
     before: int = 0
     done: int = 0
     total: int = 0
+    is_live: bool = False
 
     def seconds(self) -> float:
         """Since the beginning."""
@@ -111,6 +121,8 @@ class Activity:
     def line(self, columns: int, stream: TextIO) -> str:
         """One line of at most that many columns: what does not fit goes, the bar first."""
         seconds = self.seconds()
+        if self.is_live:
+            return self.text
         if not self.total:
             return f"{self.text}  {duration(seconds)}" if seconds >= 2 else self.text
         share = min(self.done / self.total, 1.0)
