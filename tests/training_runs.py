@@ -17,6 +17,8 @@ from bluejay.runs.prepared_data import remember_data
 from bluejay.runs.run_folder import create_run_folder
 from bluejay.runs.train_run import TrainRun
 
+# Of their own: a child that is killed while it writes must not disturb the other tests.
+COMPILED = Path(os.environ["BLUEJAY_CACHE"]) / "compiled-by-children"
 PASSAGE = Path(__file__).parent / "golden" / "smollm2" / "passage.txt"
 
 
@@ -53,7 +55,7 @@ def bluejay(*arguments: str | Path, **environment: str) -> subprocess.CompletedP
     """The command line in a process of its own."""
     return subprocess.run(
         [sys.executable, "-m", "bluejay", *map(str, arguments)],
-        env=os.environ | environment,
+        env=os.environ | {"JAX_COMPILATION_CACHE_DIR": str(COMPILED)} | environment,
         capture_output=True,
         text=True,
         timeout=300,
@@ -65,7 +67,7 @@ def start(*arguments: str | Path, **environment: str) -> subprocess.Popen[str]:
     """The same, to be interrupted."""
     return subprocess.Popen(
         [sys.executable, "-m", "bluejay", *map(str, arguments)],
-        env=os.environ | environment,
+        env=os.environ | {"JAX_COMPILATION_CACHE_DIR": str(COMPILED)} | environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

@@ -107,6 +107,21 @@ def test_commands_and_their_options_are_these() -> None:
         "pull": [],
         "info": ["--all", "--json"],
         "convert": ["--dtype", "--to"],
+        "prepare": [
+            "--data",
+            "--fetch-books",
+            "--field",
+            "--held-out",
+            "--json",
+            "--order",
+            "--out",
+            "--tokenizer",
+            "--vocab-size",
+        ],
+        "train": ["--data", "--dry-run", "--from", "--list", "--minutes", "--run", "--steps"],
+        "resume": ["--data", "--minutes", "--steps"],
+        "runs": ["--json"],
+        "plot": ["--against", "--output"],
         "doctor": ["--json"],
     }
 

@@ -195,8 +195,21 @@ def test_an_id_that_comes_twice_is_taken_once(tmp_path: Path) -> None:
     path = tmp_path / "a.txt"
     report = prepare([path, path], tmp_path / "out", options=PrepareOptions(vocab_size=300))
     assert report.documents_dropped == {"the same id as an earlier document": 1}
-    assert "Nothing is held out: that takes two documents or more." in report.notes
+    assert "Nothing is held out: the text is too short to be divided." in report.notes
     assert TokenShards(tmp_path / "out" / "held-out").num_tokens == 0
+
+
+def test_the_end_of_an_only_document_is_held_out(tmp_path: Path) -> None:
+    parts = sentences(1, 60)
+    (tmp_path / "my.txt").write_text("\n\n".join(parts))
+    options = PrepareOptions(vocab_size=300, held_out=0.1)
+    report = prepare([tmp_path / "my.txt"], tmp_path / "out", options=options)
+    [beginning], [end] = texts_of(tmp_path / "out", "train"), texts_of(tmp_path / "out", "held-out")
+    typed = "\n\n".join(parts).translate({0x201C: '"', 0x201D: '"', 0x2019: "'"})
+    assert f"{beginning}\n\n{end}" == typed
+    assert 0.08 < len(end) / len(typed) < 0.13
+    assert list(documents_of(tmp_path / "out")) == ["my.txt", "my.txt (end)"]
+    assert report.notes == ["There is one document: its end is held out."]
 
 
 def test_a_small_text_gets_the_vocabulary_that_it_gives(tmp_path: Path) -> None:

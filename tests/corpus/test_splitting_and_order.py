@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from bluejay.core.errors import UsageError
 from bluejay.corpus.dedup import ParagraphIndex, paragraph_key, without_repeats
 from bluejay.corpus.ordering import difficulty
-from bluejay.corpus.splitting import held_out_ids
+from bluejay.corpus.splitting import held_out_ids, parted
 
 IDS = [f"book-{number}" for number in range(1000)]
 
@@ -40,6 +40,20 @@ def test_ids_can_be_listed() -> None:
     for share in (-0.1, 1.0, 2, float("nan")):
         with pytest.raises(UsageError, match="cannot be held out"):
             held_out_ids(IDS, share)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("one\n\ntwo\nthree four five", ("one\n\ntwo\nthree", "four five")),
+        ("one two three\n\nfour five six", ("one two three", "four five six")),
+        ("one two three\nfour five six", ("one two three", "four five six")),
+        ("onetwothreefourfivesix", ("onetwothreefourfivesix", "")),
+        ("", ("", "")),
+    ],
+)
+def test_a_text_is_parted_between_words_at_least(text: str, expected: tuple[str, str]) -> None:
+    assert parted(text, 0.7) == expected
 
 
 LONG = "A paragraph that is long enough to be told from others, which takes eighty characters."

@@ -6,12 +6,15 @@ Only after a change that is meant to alter numbers, with the reason in docs/lab-
 """
 
 import json
+import os
 import sys
 import tempfile
 from pathlib import Path
 
 TESTS = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(TESTS))
+
+os.environ.setdefault("BLUEJAY_CACHE", tempfile.mkdtemp())
 
 from training_runs import bluejay, losses, new_run, prepared_text, this_machine  # noqa: E402
 

@@ -24,7 +24,7 @@ from bluejay.corpus.output import SPLITS, Split, write_split
 from bluejay.corpus.progress import Counted, OnProgress
 from bluejay.corpus.reading import read_documents
 from bluejay.corpus.report import PrepareReport
-from bluejay.corpus.splitting import check_share, held_out_ids
+from bluejay.corpus.splitting import check_share, held_out_ids, parted
 from bluejay.corpus.spool import Entry, Spool
 from bluejay.corpus.tokenizer_training import spread_sample, train_tokenizer
 from bluejay.vocab.tokenizer import Tokenizer
@@ -91,6 +91,7 @@ class _Job:
         self._options = options
         self._on_progress = on_progress
         self.report = PrepareReport()
+        self._end_id: str | None = None
         held_out = options.held_out
         self._provenance: dict[str, object] = {
             "order": options.order,
@@ -124,7 +125,24 @@ class _Job:
                 metadata=document.metadata,
                 difficulty=difficulty(text),
             )
-        return list(entries.values())
+        found = list(entries.values())
+        return self._with_end_apart(found[0], spool) if len(found) == 1 else found
+
+    def _with_end_apart(self, entry: Entry, spool: Spool) -> list[Entry]:
+        """An only document and its end, which is held out in place of a whole one."""
+        share = self._options.held_out
+        if not isinstance(share, int | float) or not share:
+            return [entry]
+        check_share(share)
+        beginning, end = parted(spool.read(entry), 1.0 - share)
+        if min(len(beginning), len(end)) < self._options.min_characters:
+            return [entry]
+        self._end_id = f"{entry.id} (end)"
+        self.report.notes.append("There is one document: its end is held out.")
+        return [
+            spool.add(text, document_id=name, metadata=entry.metadata, difficulty=entry.difficulty)
+            for name, text in ((entry.id, beginning), (self._end_id, end))
+        ]
 
     def compare(self, entries: list[Entry], raw: Spool, kept: Spool) -> dict[Split, list[Entry]]:
         """Both sides in their order, less the paragraphs that the other or an earlier one has."""
@@ -181,9 +199,10 @@ class _Job:
         return ""
 
     def _sides(self, entries: list[Entry]) -> dict[Split, list[Entry]]:
-        held_out = held_out_ids([entry.id for entry in entries], self._options.held_out)
+        wanted = self._options.held_out if self._end_id is None else [self._end_id]
+        held_out = held_out_ids([entry.id for entry in entries], wanted)
         if self._options.held_out and not held_out:
-            self.report.notes.append("Nothing is held out: that takes two documents or more.")
+            self.report.notes.append("Nothing is held out: the text is too short to be divided.")
         if self._options.order == "simplest-first":
             entries = sorted(entries, key=lambda entry: (entry.difficulty, entry.id))
         return {

@@ -23,6 +23,16 @@ def held_out_ids(ids: Sequence[str], held_out: float | Sequence[str]) -> frozens
     return frozenset(ranked[: min(max(count, 1), len(ranked) - 1)])
 
 
+def parted(text: str, share: float) -> tuple[str, str]:
+    """A text in two, the first about that share of it: between paragraphs, lines or words."""
+    place = int(len(text) * share)
+    for border in ("\n\n", "\n", " "):
+        cut = text.rfind(border, 0, place)
+        if cut > place // 2:
+            return text[:cut].rstrip(), text[cut:].lstrip()
+    return text, ""
+
+
 def check_share(share: float) -> None:
     """Raise UsageError for a share that is not from 0 to less than 1."""
     if not 0 <= share < 1:

@@ -15,6 +15,8 @@ from bluejay.vocab.tokenizer import Tokenizer
 
 BOOKS = "books"
 _ARCHIVES = "text/books/*.tar.zst"
+# As `bluejay prepare --fetch-books` leaves them.
+_FOLDERS = "text/books/*/src/epub/content.opf"
 
 
 def is_prepared(folder: Path) -> bool:
@@ -42,6 +44,8 @@ def raw_books(given: Path | None) -> list[Path]:
     found = sorted(chosen.glob(_ARCHIVES)) if str(chosen) != "." else []
     if found:
         return found
+    if any(chosen.glob(_FOLDERS)):
+        return [chosen / "text" / "books"]
     place = f"{chosen} holds no {_ARCHIVES}" if str(chosen) != "." else "No books are at hand"
     raise UsageError(
         f"{place}: give the folder of raw text with --data (or BLUEJAY_DATA), or fetch them with "

@@ -51,7 +51,7 @@ from bluejay.training.loss import next_token_loss
 from bluejay.training.optimizer import Optimizer
 from bluejay.training.schedule import factor
 from bluejay.training.signals import StopRequest, Watchdog
-from bluejay.training.step import TrainState, initial_state, make_step
+from bluejay.training.step import Metrics, TrainState, initial_state, make_step
 from bluejay.vocab.loading import load_tokenizer
 from bluejay.vocab.tokenizer import Tokenizer
 
@@ -105,6 +105,7 @@ class _Job:
         self._data_sha256 = sha256_of(data / "train" / "MANIFEST.json")
         self._specs = decoder_specs(run.model)
         self._optimizer = Optimizer(run.optimizer, run.schedule, stacked_specs(self._specs))
+        self._watchdog = Watchdog()
         self.journal = Journal(folder, on_warning=listener.on_note)
         self.progress = Progress(
             step=0, total_steps=run.total_steps, tokens_per_step=run.batch.tokens
@@ -118,12 +119,12 @@ class _Job:
         batches = Batches(self._shards, self._run.batch)
         step = make_step(self._loss, self._optimizer, num_parts=self._run.num_parts)
         self.journal.status(self.progress.as_status("running"))
-        with StopRequest() as stop, Watchdog() as watchdog:
+        with StopRequest() as stop, self._watchdog:
             callbacks: list[Callback] = [
                 self._measure(),
                 self._evaluate(),
                 self._save(),
-                _Beat(watchdog),
+                self._beat,
             ]
             train(
                 step,
@@ -220,13 +221,14 @@ class _Job:
         samples = SampleWriter(run, self._tokenizer, self.journal)
 
         def action(done: int, state: TrainState) -> None:
-            found = evaluate(state.params)
+            with self._watchdog.patient():
+                found = evaluate(state.params)
+                samples.write(done, state.params)
             self.progress.bits_per_byte = found.bits_per_byte
             values = {"loss": found.loss, "bits_per_byte": found.bits_per_byte}
             place = {"step": done, "tokens": done * run.batch.tokens}
             seconds = round(self._stopwatch.seconds(), 3)
             self.journal.measure("eval", place | {"seconds": seconds} | values)
-            samples.write(done, state.params)
             self._listener.on_progress(self.progress)
 
         return Every(action, every=run.intervals.evaluate_steps, stopwatch=self._stopwatch)
@@ -238,7 +240,9 @@ class _Job:
             destination = checkpoint_path(root, done)
             if destination.exists():
                 return
-            save(destination, self._model(state), state_to_arrays(state), document=self._document())
+            arrays = state_to_arrays(state)
+            with self._watchdog.patient():
+                save(destination, self._model(state), arrays, document=self._document())
             prune(root, keep=self._run.intervals.keep_checkpoints)
 
         return Save(
@@ -247,6 +251,9 @@ class _Job:
             stopwatch=self._stopwatch,
             on_warning=self._listener.on_note,
         )
+
+    def _beat(self, done: int, state: TrainState, metrics: Metrics, *, is_last: bool) -> None:
+        self._watchdog.beat()
 
     def _model(self, state: TrainState) -> TrainedModel:
         return TrainedModel(
@@ -268,16 +275,6 @@ class _Job:
             "jax": jax.__version__,
             "saved": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         }
-
-
-class _Beat:
-    """Tells the watchdog that a step, with all that follows it, is done."""
-
-    def __init__(self, watchdog: Watchdog) -> None:
-        self._watchdog = watchdog
-
-    def __call__(self, done: int, state: Any, metrics: Any, *, is_last: bool) -> None:
-        self._watchdog.beat()
 
 
 def stack_blocks_abstract(specs: DecoderParams) -> DecoderParams:

@@ -12,7 +12,8 @@ import sys
 import threading
 import time
 from collections import deque
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from types import TracebackType
 from typing import Self
 
@@ -73,14 +74,16 @@ class StopRequest:
 class Watchdog:
     """Ends a process that makes no step for `factor` times the median, and at least `least`.
 
-    Before the first beat `first` seconds are granted, for compiling. Seconds. `beat` after every
-    step; long work between steps is a beat of its own.
+    Before the first beat, and inside `patient`, `first` seconds are granted: for compiling and for
+    what is done between steps. All in seconds.
     """
 
     def __init__(
         self, *, factor: float = 10.0, least: float = 120.0, first: float = 3600.0
     ) -> None:
-        self._factor, self._least, self._limit = factor, least, first
+        self._factor, self._least, self._first = factor, least, first
+        self._limit = first
+        self._is_patient = False
         self._durations: deque[float] = deque(maxlen=50)
         self._last = time.monotonic()
         self._done = threading.Event()
@@ -92,6 +95,15 @@ class Watchdog:
         self._last = now
         if len(self._durations) > 1:
             self._limit = max(self._factor * statistics.median(self._durations), self._least)
+
+    @contextmanager
+    def patient(self) -> Iterator[None]:
+        """What happens inside the block is no step, and may take its time."""
+        self._last, self._is_patient = time.monotonic(), True
+        try:
+            yield
+        finally:
+            self._last, self._is_patient = time.monotonic(), False
 
     def __enter__(self) -> Self:
         self._last = time.monotonic()
@@ -115,7 +127,7 @@ class Watchdog:
                 # This thread was kept away too: the whole process was stopped, and hangs not.
                 self._last += looked - before
             silent = looked - self._last
-            if silent > self._limit:
+            if silent > (self._first if self._is_patient else self._limit):
                 faulthandler.dump_traceback(file=sys.stderr, all_threads=True)
                 _tell(
                     f"\nbluejay: no step for {silent:.0f} s, so the run hangs and is stopped; the "
