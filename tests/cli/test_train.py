@@ -99,7 +99,8 @@ def test_a_text_that_is_too_short(tmp_path: Path) -> None:
     (tmp_path / "short.txt").write_text("Hello, world. " * 20)
     done = bluejay("train", tmp_path / "short.txt", "--run", tmp_path / "run")
     assert done.returncode == 3
-    assert "hold out more text" in done.stderr or "too few" in done.stderr
+    assert "too few to learn from" in done.stderr
+    assert not (tmp_path / "run" / "run.json").exists()
 
 
 def test_recipes_without_books_say_where_to_get_them(tmp_path: Path) -> None:

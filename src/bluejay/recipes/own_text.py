@@ -19,6 +19,7 @@ OWN_TEXT = DataConfig(source="own", vocab_size=2048, held_out=0.1)
 _ROW_MULTIPLE = 64
 _EPOCHS = 8
 _FEWEST_STEPS, _MOST_STEPS = 60, 1500
+_SHORTEST = 16
 
 
 def own_text(name: str, data: Path) -> TrainRun:
@@ -54,7 +55,8 @@ def _run(
     learning_rate: float,
     matrix_learning_rate: float,
 ) -> TrainRun:
-    batch = _batch(shards, config)
+    held_out = TokenShards(shards.folder.parent / "held-out")
+    batch = _batch(shards.num_tokens, held_out.num_tokens, config)
     steps = min(max(_EPOCHS * shards.num_tokens // batch.tokens, _FEWEST_STEPS), _MOST_STEPS)
     return TrainRun(
         name=name,
@@ -78,14 +80,14 @@ def _run(
     )
 
 
-def _batch(shards: TokenShards, config: DecoderConfig) -> BatchConfig:
+def _batch(num_tokens: int, num_held_out: int, config: DecoderConfig) -> BatchConfig:
     """Windows of 256 tokens, shorter ones where the text has not even three of those."""
     length = min(256, config.context_length)
-    while length > 16 and shards.num_tokens < 3 * length:
+    while length >= _SHORTEST and (num_tokens < 3 * length or num_held_out <= length):
         length //= 2
-    if shards.num_tokens < 3 * length:
+    if length < _SHORTEST:
         raise DataError(
-            f"The text gives {shards.num_tokens} tokens to train on, too few to learn from: take "
-            "a text of some thousand words at least."
+            f"The text gives {num_tokens} tokens to train on and {num_held_out} to measure with, "
+            "too few to learn from: take a text of some thousand words at least."
         )
     return BatchConfig(rows=16, length=length)

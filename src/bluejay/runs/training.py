@@ -186,7 +186,7 @@ class _Job:
         return arrays_to_state(like, state, arrays_to_params(self._specs, params))
 
     def _abstract_state(self) -> TrainState:
-        params = stack_blocks_abstract(self._specs)
+        params = abstract_stacked_params(self._specs)
         start = partial(initial_state, optimizer=self._optimizer, seed=self._run.seed)
         state: TrainState = jax.eval_shape(start, params)
         return state
@@ -277,7 +277,7 @@ class _Job:
         }
 
 
-def stack_blocks_abstract(specs: DecoderParams) -> DecoderParams:
+def abstract_stacked_params(specs: DecoderParams) -> DecoderParams:
     """Shapes and dtypes of the stacked parameters in float32."""
     return abstract_params(stacked_specs(specs), np.float32)
 

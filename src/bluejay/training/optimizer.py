@@ -1,5 +1,7 @@
 """Optimizers: the 2021 recipe's chain, and Muon for matrices; optax underneath."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal, get_args
@@ -73,18 +75,11 @@ class Optimizer:
         return new, state
 
 
-class _relaxed:  # noqa: N801 - read as a statement
+@contextmanager
+def _relaxed() -> Iterator[None]:
     """Standard type and rank promotion inside the block."""
-
-    def __enter__(self) -> None:
-        self._types = jax.numpy_dtype_promotion("standard")
-        self._ranks = jax.numpy_rank_promotion("allow")
-        self._types.__enter__()
-        self._ranks.__enter__()
-
-    def __exit__(self, *error: Any) -> None:
-        self._ranks.__exit__(*error)
-        self._types.__exit__(*error)
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        yield
 
 
 def _adamw(config: OptimizerConfig, specs: Any) -> optax.GradientTransformation:
