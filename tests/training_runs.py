@@ -115,4 +115,5 @@ def this_machine() -> str:
     info = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
     fields = dict(re.findall(r"^(vendor_id|cpu family|model)\s*: (.+)$", info, re.M))
     kind = "-".join(fields.get(name, "?") for name in ("vendor_id", "cpu family", "model"))
-    return f"{kind}, {os.cpu_count()} cores, jax {version('jax')}"
+    usable = getattr(os, "sched_getaffinity", lambda _: range(os.cpu_count() or 1))(0)
+    return f"{kind}, {len(usable)} cores, jax {version('jax')}"
