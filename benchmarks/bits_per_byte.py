@@ -71,7 +71,9 @@ def nats(lm: LanguageModel, ids: Sequence[int]) -> float:
         window = ids[begin : begin + size + 1]
         scores = allowed_log_probabilities(lm.runner.score(window[:-1]), lm.allowed)
         total -= float(scores[np.arange(len(window) - 1), window[1:]].astype(np.float64).sum())
-        print(f"\r{begin + len(window)} of {len(ids)} tokens", end="", file=sys.stderr, flush=True)
+        if sys.stderr.isatty():
+            done = f"\r{begin + len(window)} of {len(ids)} tokens"
+            print(done, end="", file=sys.stderr, flush=True)
     print(file=sys.stderr)
     return total
 

@@ -37,8 +37,8 @@ trained from random numbers by `bluejay train {name}` and knows nothing but old 
 
 ## Data
 
-{documents}. Source texts are in the public domain in the United States; the editions are by Standard Ebooks. Text was cleaned
-(ASCII quotation marks, no notes and title pages), paragraphs that occur twice were dropped, and these whole books were held out:
+{documents}.
+Source texts are in the public domain in the United States; the editions are by Standard Ebooks. Text was cleaned (ASCII quotation marks, no notes and title pages), paragraphs that occur twice were dropped, and these whole books were held out:
 
 {held_out_books}
 
@@ -57,7 +57,7 @@ Bits per byte on the books held out, all methods on the same text:
 
 {table}
 
-SmolLM2, twenty-five times as large, has probably read these books in training.
+What SmolLM2, twenty-five times as large, reaches on an excerpt stands in docs/lab-book.md; it has probably read these books.
 
 ## Samples
 
