@@ -68,9 +68,10 @@ def sit(minutes: float, recipe: str) -> None:
 def hand_out(run: Path, out: Path, environment: dict[str, str]) -> None:
     """The newest checkpoint in bfloat16 and small files, and what was measured."""
     script = (
-        "import sys; from pathlib import Path; from bluejay.checkpoints import convert as c; "
-        f"c._MAX_SHARD_BYTES = {MOST_FILE_BYTES}; from bluejay.checkpoints.locate import locate; "
-        "c.convert(locate(sys.argv[1]), Path(sys.argv[2]), to='hf', dtype='bfloat16')"
+        "import sys; from pathlib import Path; from bluejay.checkpoints.convert import convert; "
+        "from bluejay.checkpoints.locate import locate; "
+        "convert(locate(sys.argv[1]), Path(sys.argv[2]), to='hf', dtype='bfloat16', "
+        f"max_shard_bytes={MOST_FILE_BYTES})"
     )
     made = PLACE / "model"
     shutil.rmtree(made, ignore_errors=True)

@@ -29,7 +29,7 @@ DTYPES: dict[str, np.dtype[Any]] = {
     "bfloat16": np.dtype(ml_dtypes.bfloat16),
 }
 # Hugging Face splits files at this size.
-_MAX_SHARD_BYTES = 5 * 10**9
+MAX_SHARD_BYTES = 5 * 10**9
 # Values are cast and compared in blocks of about this many bytes of float32.
 _BLOCK_BYTES = 32 * 2**20
 
@@ -65,11 +65,13 @@ def convert(
     to: Target,
     dtype: str | None = None,
     on_tensor: OnTensor | None = None,
+    max_shard_bytes: int = MAX_SHARD_BYTES,
 ) -> ParityReport:
     """Write `source` anew at `destination`, then read it back and compare every value.
 
     `dtype` None keeps each tensor's own (block-quantized ones become float32, which holds their
-    values exactly). Needs the memory of one tensor. Raises UsageError for a wrong target or an
+    values exactly). Hugging Face folders are split into files of at most `max_shard_bytes`. Needs
+    the memory of one tensor. Raises UsageError for a wrong target or an
     occupied destination, CheckpointError for a bad source or values that the dtype cannot hold,
     DiskError for a failed write; then nothing is left at the destination.
     """
@@ -80,7 +82,14 @@ def convert(
     began = time.monotonic()
     model = open_model(source)
     try:
-        report = write_model(model, destination, to=to, dtype=dtype, on_tensor=on_tensor)
+        report = write_model(
+            model,
+            destination,
+            to=to,
+            dtype=dtype,
+            on_tensor=on_tensor,
+            max_shard_bytes=max_shard_bytes,
+        )
         return _compared(model, report, began)
     finally:
         model.close()
@@ -93,6 +102,7 @@ def write_model(
     to: Target,
     dtype: str | None = None,
     on_tensor: OnTensor | None = None,
+    max_shard_bytes: int = MAX_SHARD_BYTES,
 ) -> Path:
     """As `convert`, for an opened model and without reading it back. Gives the destination."""
     dtypes = {
@@ -106,7 +116,7 @@ def write_model(
                 tokenizer.save(folder)
             seal(folder, known=sums)
         else:
-            _write_hugging_face(model, folder, dtypes, on_tensor)
+            _write_hugging_face(model, folder, dtypes, on_tensor, max_shard_bytes)
             if tokenizer is not None:
                 tokenizer.save(folder)
     return destination
@@ -132,6 +142,7 @@ def _write_hugging_face(
     folder: Path,
     dtypes: Mapping[str, np.dtype[Any]],
     on_tensor: OnTensor | None,
+    max_shard_bytes: int,
 ) -> None:
     family = model.family if model.family in TABLES else family_of(model.config)
     tensors = {item.name: item for item in published_tensors(TABLES[family], model.config)}
@@ -140,7 +151,7 @@ def _write_hugging_face(
         for name, item in tensors.items()
     ]
     _write_hf_config(model, family, folder, max((s.dtype for s in specs), key=_width))
-    with SafetensorsWriter(folder, specs, max_shard_bytes=_MAX_SHARD_BYTES) as writer:
+    with SafetensorsWriter(folder, specs, max_shard_bytes=max_shard_bytes) as writer:
         count, wanted = _Counted(writer, on_tensor), {spec.name: spec.dtype for spec in specs}
         for name in writer.order:
             item = tensors[name]

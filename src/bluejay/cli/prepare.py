@@ -114,13 +114,15 @@ def _sources(arguments: argparse.Namespace, shown: Status) -> list[Path]:
             "There is nothing to prepare: give files or folders, --data with the folder of raw "
             "text, or --fetch-books to fetch 324 books."
         )
-    folder = Path(data).expanduser() / _BOOKS
-    archives = sorted(folder.glob("*.tar.zst"))
-    if not archives and not any(folder.glob("*/src/epub/content.opf")):
+    from bluejay.corpus.archives import book_sources
+
+    found = book_sources(Path(data).expanduser())
+    if not found:
         raise UsageError(
-            f"{folder} holds no books: give another --data, or --fetch-books to fetch them there."
+            f"{Path(data) / _BOOKS} holds no books: give another --data, or --fetch-books to "
+            "fetch them there."
         )
-    return archives or [folder]
+    return found
 
 
 def _fetched_books(data: str | None, shown: Status) -> Path:

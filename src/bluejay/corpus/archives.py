@@ -253,3 +253,11 @@ def _zstandard() -> Any:
         raise UsageError(
             "Files that end in .zst need the package zstandard: install bluejay[train]."
         ) from error
+
+
+def book_sources(data: Path) -> list[Path]:
+    """The books of a data folder: archives in `text/books`, or that folder of unpacked ones as
+    `bluejay prepare --fetch-books` leaves it; nothing if it has neither."""
+    folder = data / "text" / "books"
+    unpacked = [folder] if any(folder.glob("*/src/epub/content.opf")) else []
+    return sorted(folder.glob("*.tar.zst")) or unpacked

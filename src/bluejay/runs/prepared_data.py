@@ -8,15 +8,11 @@ from pathlib import Path
 
 from bluejay.checkpoints.model_cache import cache_root
 from bluejay.core.errors import DataError, UsageError
+from bluejay.corpus.archives import book_sources
 from bluejay.corpus.prepare import PrepareOptions, prepare
 from bluejay.corpus.progress import OnProgress
 from bluejay.runs.train_run import DataConfig
 from bluejay.vocab.tokenizer import Tokenizer
-
-BOOKS = "books"
-_ARCHIVES = "text/books/*.tar.zst"
-# As `bluejay prepare --fetch-books` leaves them.
-_FOLDERS = "text/books/*/src/epub/content.opf"
 
 
 def is_prepared(folder: Path) -> bool:
@@ -40,13 +36,11 @@ def recipe_data(config: DataConfig, given: Path | None, *, on_progress: OnProgre
 
 def raw_books(given: Path | None) -> list[Path]:
     """The archives of books in the data folder. Raises UsageError that says what to give."""
-    chosen = given or Path(os.environ.get("BLUEJAY_DATA") or "")
-    found = sorted(chosen.glob(_ARCHIVES)) if str(chosen) != "." else []
+    named = given or os.environ.get("BLUEJAY_DATA")
+    found = book_sources(Path(named)) if named else []
     if found:
         return found
-    if any(chosen.glob(_FOLDERS)):
-        return [chosen / "text" / "books"]
-    place = f"{chosen} holds no {_ARCHIVES}" if str(chosen) != "." else "No books are at hand"
+    place = f"{named} holds no books in text/books" if named else "No books are at hand"
     raise UsageError(
         f"{place}: give the folder of raw text with --data (or BLUEJAY_DATA), or fetch them with "
         "`bluejay prepare --fetch-books --out DIR` and give --data DIR."

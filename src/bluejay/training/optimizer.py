@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, Literal, get_args
 
 import jax
@@ -13,7 +12,7 @@ from optax.contrib import MuonDimensionNumbers, scale_by_muon
 
 from bluejay.core.errors import UsageError
 from bluejay.model.params import DecoderParams, map_named
-from bluejay.model.specs import ParamSpec
+from bluejay.model.specs import ParamSpec, decay_mask
 from bluejay.training.schedule import ScheduleConfig, factor
 
 Kind = Literal["adamw", "muon"]
@@ -86,7 +85,7 @@ def _adamw(config: OptimizerConfig, specs: Any) -> optax.GradientTransformation:
     """Adam, then weight decay that the learning rate scales, as in build_model.py of 2021."""
     return optax.chain(
         optax.scale_by_adam(b1=config.b1, b2=config.b2, eps=config.eps),
-        optax.add_decayed_weights(config.weight_decay, mask=_map(lambda spec: spec.decay, specs)),
+        optax.add_decayed_weights(config.weight_decay, mask=decay_mask(specs)),
         optax.scale(config.learning_rate),
     )
 
@@ -125,6 +124,3 @@ def dimension_numbers(spec: ParamSpec) -> MuonDimensionNumbers:
 
 def _map(function: Any, specs: DecoderParams) -> DecoderParams:
     return map_named(lambda _, spec: function(spec), specs)
-
-
-global_norm = partial(optax.tree.norm)

@@ -10,10 +10,9 @@ from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
+import optax
 from jax.tree_util import register_dataclass
 from jaxtyping import Array
-
-from bluejay.training.optimizer import global_norm
 
 Metrics = dict[str, Array]
 Loss = Callable[[Any, Any, Any], tuple[Array, Metrics]]
@@ -66,7 +65,7 @@ def make_step(loss: Loss, optimizer: OptimizerLike, *, num_parts: int = 1) -> St
     def step(state: TrainState, batch: Any) -> tuple[TrainState, Metrics]:
         key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
         gradients, metrics = _gradients(loss, state.params, batch, key, num_parts)
-        norm = global_norm(gradients)
+        norm = optax.tree.norm(gradients)
         is_finite = jnp.isfinite(norm)
         params, optimizer_state = optimizer.update(
             gradients, state.optimizer, state.params, state.step
