@@ -14,6 +14,7 @@ LOCK := env -u PIP_FIND_LINKS -u UV_FIND_LINKS -u UV_INDEX -u UV_INDEX_URL -u UV
 PYTEST := $(BIN)/python -m pytest -p no:cacheprovider
 EIGHT := XLA_FLAGS=--xla_force_host_platform_device_count=8
 SOURCES := src tests tools benchmarks
+NATIVE := CMakeLists.txt $(wildcard native/*)
 
 MODEL := smollm2-135m-instruct
 # Those that need nothing given; the others say in their first lines what they want.
@@ -91,10 +92,10 @@ $(UV): | $(BIN)/python
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps \
 	  -r $(VENV)/uv.lock
 
-$(VENV)/runtime-ready: requirements.lock pyproject.toml | $(UV)
-	@echo "Installing what Bluejay runs on (once) ..."
+$(VENV)/runtime-ready: requirements.lock pyproject.toml $(NATIVE) | $(UV)
+	@echo "Installing what Bluejay runs on, and compiling its kernels (once) ..."
 	@$(UV_INSTALL) --require-hashes -r requirements.lock
-	@$(UV_INSTALL) --no-deps --no-build-isolation -e .
+	@env PATH="$(CURDIR)/$(BIN):$$PATH" $(UV_INSTALL) --no-deps --no-build-isolation -e .
 	@touch $@
 
 $(VENV)/dev-ready: requirements-dev.lock $(VENV)/runtime-ready

@@ -1,10 +1,10 @@
 """The peer of train_step.py: GPT-J blocks, AdamW and clipping in torch. Needs torch alone.
 
-    python benchmarks/torch_train_step.py '{"layers": 6, "width": 224, ...}'
+    python benchmarks/torch_train_step.py '{"layers": 6, "width": 224, ...}' eager|compiled
 
 Reads numbers of steps from standard input, one a line, and answers each with a JSON list of the
-seconds they took. Attention is torch's fused one, the optimizer its fused AdamW: the fastest torch
-offers on a CPU without compiling.
+seconds they took. Attention is torch's fused one, the optimizer its fused AdamW; `compiled`
+puts the model through torch.compile as well.
 """
 
 import json
@@ -69,12 +69,13 @@ def main() -> None:
     shape = json.loads(sys.argv[1])
     torch.manual_seed(0)
     model = Decoder(shape)
+    run = torch.compile(model) if sys.argv[2] == "compiled" else model
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3, betas=(0.9, 0.95), fused=True)
     size = (shape["rows"], shape["length"] + 1)
     ids = torch.randint(0, shape["vocabulary"], size)
 
     def step() -> None:
-        scores = model(ids[:, :-1])
+        scores = run(ids[:, :-1])
         loss = F.cross_entropy(scores.flatten(0, 1), ids[:, 1:].flatten())
         optimizer.zero_grad(set_to_none=True)
         loss.backward()

@@ -1,11 +1,14 @@
-"""Tokens per second of a training step: ours against torch with the same model.
+"""Tokens per second of a training step: ours, plain XLA, and torch with the same model.
 
     python benchmarks/train_step.py --torch-python golden/bin/python [--recipe bluejay-tiny]
 
-The two processes take turns, so that a busy neighbour disturbs both. Both train with AdamW and
-clipping in float32 on the same shape. MFU is FLOPs done over FLOPs that a float32 product of
-2048 x 2048 matrices reaches in the same process; FLOPs are 6 per weight of every matrix but the
-embedding and token, and 12 * layers * width per visible position.
+Every side is a process of its own, and they take turns, so that a busy neighbour disturbs all. All
+train with AdamW and clipping on the same shape: ours with native kernels (operands of products in
+float32, and in bfloat16 where the processor has it), ours on XLA alone, torch eager and compiled.
+Ours run with large pages, as `bluejay train` does; `--small-pages` leaves them out. MFU is FLOPs
+done over FLOPs that a float32 product of 2048 x 2048 matrices reaches in the same process; FLOPs
+are 6 per weight of every matrix but the embedding and token, and 12 * layers * width per visible
+position.
 """
 
 import argparse
@@ -19,11 +22,14 @@ import time
 from dataclasses import replace
 from datetime import date
 from pathlib import Path
+from typing import get_args
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from bluejay.kernels.library import VARIABLE, library
+from bluejay.kernels.products import Precision, native_products
 from bluejay.model.params import stack_blocks
 from bluejay.model.specs import decoder_specs, initialize, parameter_count, stacked_specs
 from bluejay.recipes.registry import recipe
@@ -33,6 +39,7 @@ from bluejay.training.loss import next_token_loss
 from bluejay.training.optimizer import Optimizer, OptimizerConfig
 from bluejay.training.step import initial_state, make_step
 
+LARGE_PAGES = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
 PEER = Path(__file__).with_name("torch_train_step.py")
 
 
@@ -49,15 +56,20 @@ def shape_of(run: TrainRun) -> dict[str, int]:
     }
 
 
-def serve(name: str) -> None:
-    """Our side of the pair: as torch_train_step.py, for any recipe."""
+def serve(name: str, products: Precision) -> None:
+    """One of our sides: as torch_train_step.py, for any recipe."""
     run = recipe(name)
     run = replace(run, optimizer=OptimizerConfig(learning_rate=3e-3, b2=0.95, weight_decay=0.01))
     specs = decoder_specs(run.model)
     optimizer = Optimizer(run.optimizer, run.schedule, stacked_specs(specs))
     params = stack_blocks(initialize(specs, jax.random.key(0)))
     state = initial_state(params, optimizer, seed=0)
-    step = make_step(lambda p, ids, _: next_token_loss(p, ids, None, config=run.model), optimizer)
+
+    def loss(params, ids, _key):  # type: ignore[no-untyped-def]
+        with native_products(products):
+            return next_token_loss(params, ids, None, config=run.model)
+
+    step = make_step(loss, optimizer)
     size = (run.batch.rows, run.batch.length + 1)
     ids = np.random.default_rng(0).integers(0, run.model.vocab_size, size, dtype=np.int32)
     state, metrics = step(state, ids)
@@ -88,9 +100,12 @@ def product_rate() -> float:
 class Side:
     """One process of the pair."""
 
-    def __init__(self, command: list[str]) -> None:
+    def __init__(self, command: list[str], variables: dict[str, str] | None = None) -> None:
         pipe = subprocess.PIPE
-        self._process = subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True)
+        environment = os.environ | (variables or {})
+        self._process = subprocess.Popen(
+            command, stdin=pipe, stdout=pipe, text=True, env=environment
+        )
         self.about = self._read()
         self.times: list[float] = []
 
@@ -111,19 +126,34 @@ def main() -> None:
     parser.add_argument("--recipe", default="bluejay-tiny")
     parser.add_argument("--rounds", type=int, default=6)
     parser.add_argument("--steps", type=int, default=3)
-    parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--small-pages", action="store_true")
+    parser.add_argument("--serve", choices=get_args(Precision), help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.serve:
-        serve(given.recipe)
+        serve(given.recipe, given.serve)
         return
     run = recipe(given.recipe)
-    sides = {"bluejay": Side([sys.executable, __file__, "--serve", "--recipe", given.recipe])}
+    sides = our_sides(given.recipe, {} if given.small_pages else LARGE_PAGES)
     if given.torch_python:
-        sides["torch"] = Side([given.torch_python, str(PEER), json.dumps(shape_of(run))])
+        for mode in ("eager", "compiled"):
+            command = [given.torch_python, str(PEER), json.dumps(shape_of(run)), mode]
+            sides[f"torch, {mode}"] = Side(command)
     for _ in range(given.rounds):
         for side in sides.values():
             side.step(given.steps)
     report(run, sides)
+
+
+def our_sides(name: str, variables: dict[str, str]) -> dict[str, Side]:
+    command = [sys.executable, __file__, "--recipe", name, "--serve"]
+    sides = {
+        "bluejay, plain XLA": Side([*command, "float32"], variables | {VARIABLE: "off"}),
+        "bluejay, float32": Side([*command, "float32"], variables),
+    }
+    found = library()
+    if found is not None and found.has_bfloat16:
+        sides["bluejay, bfloat16"] = Side([*command, "bfloat16"], variables)
+    return sides
 
 
 def report(run: TrainRun, sides: dict[str, Side]) -> None:
@@ -142,9 +172,13 @@ def report(run: TrainRun, sides: dict[str, Side]) -> None:
             f"| {name} | {side.about['version']} | {rate:,.0f} | {flops / 1e9:.0f} | "
             f"{flops / product:.0%} | {product / 1e9:.0f} |"
         )
-    if "torch" in medians:
-        assert sides["torch"].about["parameters"] == sides["bluejay"].about["parameters"]
-        print(f"\nbluejay / torch: {medians['torch'] / medians['bluejay']:.2f} times the tokens/s")
+    counts = {side.about["parameters"] for side in sides.values()}
+    assert len(counts) == 1, counts
+    plain = medians["bluejay, plain XLA"]
+    print("\n" + "; ".join(f"{n}: {plain / m:.2f} x plain XLA" for n, m in medians.items()))
+    best = min((m for n, m in medians.items() if n.startswith("torch")), default=None)
+    if best is not None:
+        print(f"bluejay, float32: {best / medians['bluejay, float32']:.2f} x the better torch")
 
 
 if __name__ == "__main__":

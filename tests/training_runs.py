@@ -12,6 +12,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from bluejay.kernels.library import library
 from bluejay.recipes.bluejay_models import bluejay_nano
 from bluejay.runs.prepared_data import remember_data
 from bluejay.runs.run_folder import create_run_folder
@@ -110,10 +111,16 @@ def losses(run: Path) -> list[float]:
     return [line["loss"] for line in lines if line["kind"] == "train"]
 
 
-def this_machine() -> str:
-    """What the last bits depend on: kind of processor, cores, and JAX."""
+def this_machine(kernels: str) -> str:
+    """What the last bits depend on: kind of processor, cores, JAX, and our kernels."""
     info = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
     fields = dict(re.findall(r"^(vendor_id|cpu family|model)\s*: (.+)$", info, re.M))
     kind = "-".join(fields.get(name, "?") for name in ("vendor_id", "cpu family", "model"))
     usable = getattr(os, "sched_getaffinity", lambda _: range(os.cpu_count() or 1))(0)
-    return f"{kind}, {len(usable)} cores, jax {version('jax')}"
+    return f"{kind}, {len(usable)} cores, jax {version('jax')}, kernels {kernels}"
+
+
+def best_kernels() -> str:
+    """The instruction set that runs here unless another is forced."""
+    found = library()
+    return "off" if found is None else found.instruction_set

@@ -61,6 +61,7 @@ def _print_machine(machine: Machine, rates: Mapping[str, float]) -> None:
     rows = [
         ["processor", f"{machine.processor}, {cores}"],
         ["instructions", " ".join(machine.instruction_sets) or "unknown"],
+        ["kernels", machine.kernels],
         ["memory", memory],
         ["disk", f"{size_words(machine.disk_free)} free at {machine.cache_folder}"],
         ["devices", ", ".join(machine.devices)],

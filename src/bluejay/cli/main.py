@@ -9,6 +9,7 @@ from contextlib import suppress
 from bluejay.cli import completion, greeting
 from bluejay.cli.commands import COMMANDS, command_parser, find_command
 from bluejay.cli.failures import EXIT_INTERRUPTED, Failure, describe
+from bluejay.cli.huge_pages import restart_with_huge_pages
 from bluejay.core.errors import UsageError
 
 # What a shell reports for a process that SIGPIPE ended; the reader went away, nobody failed.
@@ -17,6 +18,7 @@ EXIT_BROKEN_PIPE = 128 + signal.SIGPIPE
 
 def main() -> None:
     """Run the command line of this process and exit."""
+    restart_with_huge_pages(sys.argv[1:])
     sys.exit(run(sys.argv[1:]))
 
 

@@ -16,12 +16,14 @@ from jaxtyping import Array, Float, Int
 
 from bluejay.model.cache import Cache, LayerCache, append
 from bluejay.model.config import DecoderConfig
+from bluejay.model.parallel_block import parallel_block, trains_natively
 from bluejay.model.params import (
     AttentionParams,
     BlockParams,
     DecoderParams,
     FeedForwardParams,
     NormParams,
+    unstacked,
 )
 from bluejay.nn.activations import gelu_erf, gelu_tanh, silu
 from bluejay.nn.attention import cached_attention, causal_attention
@@ -40,7 +42,14 @@ class Place(NamedTuple):
 def forward(
     params: DecoderParams, ids: Int[Array, "B T"], *, config: DecoderConfig
 ) -> Float[Array, "B T V"]:
-    """Logits of every position of whole sequences, in float32; no cache.
+    """Logits of every position of whole sequences, in float32; no cache."""
+    return logits(params, residual(params, ids, config=config), config=config)
+
+
+def residual(
+    params: DecoderParams, ids: Int[Array, "B T"], *, config: DecoderConfig
+) -> Float[Array, "B T D"]:
+    """The residual stream of whole sequences behind the last block, before the final norm.
 
     Blocks may be a tuple, or one stacked BlockParams, which runs as a scan.
     """
@@ -48,6 +57,8 @@ def forward(
     positions = jnp.broadcast_to(jnp.arange(length, dtype=jnp.int32)[None, :], (batch, length))
     place = _place(positions, config)
     x = embed(params, ids, positions)
+    if trains_natively(config, params.blocks):
+        return _native_blocks(params, x, place, config)
     if isinstance(params.blocks, BlockParams):
 
         def step(x: Array, layer: BlockParams) -> tuple[Array, None]:
@@ -57,7 +68,18 @@ def forward(
     else:
         for layer in params.blocks:
             x, _ = block(layer, x, place, None, config=config)
-    return logits(params, x, config=config)
+    return x
+
+
+def _native_blocks(
+    params: DecoderParams, x: Float[Array, "B T D"], place: Place, config: DecoderConfig
+) -> Float[Array, "B T D"]:
+    """The blocks one by one: a scan would copy what each of them keeps for the way back."""
+    assert place.turn is not None
+    blocks = unstacked(params.blocks) if isinstance(params.blocks, BlockParams) else params.blocks
+    for layer in blocks:
+        x = parallel_block(layer, x, place.turn, config=config)
+    return x
 
 
 def extend(
@@ -167,10 +189,16 @@ def logits(
     params: DecoderParams, x: Float[Array, "B T D"], *, config: DecoderConfig
 ) -> Float[Array, "B T V"]:
     """Final norm and head, in float32. Rows of the vocabulary without a token are included."""
+    return _biased(unbiased_logits(params, x, config=config), params.head_bias)
+
+
+def unbiased_logits(
+    params: DecoderParams, x: Float[Array, "B T D"], *, config: DecoderConfig
+) -> Float[Array, "B T V"]:
+    """As `logits`, without the head's bias: a loss adds it in a pass that it makes anyway."""
     normed = norm(params.final_norm, x, config=config)
     head = params.embedding if params.head is None else params.head
-    scores = contract_to_float32("BTD,VD->BTV", normed, head)
-    return _biased(scores, params.head_bias)
+    return contract_to_float32("BTD,VD->BTV", normed, head)
 
 
 def _place(positions: Int[Array, "B T"], config: DecoderConfig) -> Place:

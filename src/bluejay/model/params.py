@@ -132,10 +132,25 @@ def stack_blocks(params: DecoderParams) -> DecoderParams:
 def unstack_blocks(params: DecoderParams) -> DecoderParams:
     """The canonical form, as on disk: a tuple of blocks."""
     stacked = params.blocks
-    if not isinstance(stacked, BlockParams):
-        return params
-    num_layers = jax.tree.leaves(stacked)[0].shape[0]
-    blocks = tuple(
-        jax.tree.map(lambda leaf, layer=layer: leaf[layer], stacked) for layer in range(num_layers)
+    return (
+        params
+        if not isinstance(stacked, BlockParams)
+        else replace(params, blocks=unstacked(stacked))
     )
-    return replace(params, blocks=blocks)
+
+
+@jax.custom_vjp
+def unstacked(blocks: BlockParams) -> tuple[BlockParams, ...]:
+    """Blocks with leaves [layers, ...] as a tuple of blocks.
+
+    Its gradient is one stack; that of plain slices would add as many padded stacks as layers.
+    """
+    num_layers = jax.tree.leaves(blocks)[0].shape[0]
+    return tuple(jax.tree.map(lambda leaf, n=layer: leaf[n], blocks) for layer in range(num_layers))
+
+
+def _stack_gradients(_: None, gradients: tuple[BlockParams, ...]) -> tuple[BlockParams]:
+    return (jax.tree.map(lambda *leaves: jnp.stack(leaves), *gradients),)
+
+
+unstacked.defvjp(lambda blocks: (unstacked(blocks), None), _stack_gradients)

@@ -12,6 +12,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from bluejay.kernels.products import matmul, native_precision
+
 # A weight as parameter trees carry it. Quantized and low-rank leaves join this alias; `contract`
 # stays the only function that cares which of them it meets.
 Weight = Array
@@ -35,6 +37,10 @@ def contract_to_float32(equation: str, x: Float[Array, "..."], w: Weight) -> Flo
     # Spelled as a product of two matrices: given more axes, XLA's CPU compiler transposes a copy
     # of the weight at every call (a 30-layer decode step took 200 ms in place of 25).
     inputs = math.prod(x.shape[len(rows) :])
+    precision = native_precision()
+    if precision is not None and x.dtype == w.dtype == jnp.float32:
+        product = matmul(x.reshape(-1, inputs), w.reshape(-1, inputs), precision)
+        return product.reshape(*rows, *columns)
     product = jax.lax.dot_general(
         x.reshape(-1, inputs),
         w.astype(x.dtype).reshape(-1, inputs),

@@ -24,6 +24,7 @@ def bluejay_tiny() -> TrainRun:
             shape="stable", warmup_steps=100, decay_steps=1200, total_steps=total_steps
         ),
         initialization="huggingface",
+        products="bfloat16",
         intervals=Intervals(measure_steps=10, evaluate_steps=250, save_steps=100),
     )
 

@@ -18,6 +18,7 @@ from jax.typing import DTypeLike
 
 from bluejay.checkpoints.model_cache import cache_root, folder_bytes
 from bluejay.core.memory import available_bytes, total_bytes
+from bluejay.kernels.library import library_status
 from bluejay.model.config import DecoderConfig
 from bluejay.model.presets import PRESETS
 from bluejay.nn.contract import contract
@@ -50,6 +51,7 @@ class Machine:
     num_cores: int
     num_usable_cores: int
     instruction_sets: tuple[str, ...]
+    kernels: str
     memory_total: int
     memory_free: int
     cache_folder: Path
@@ -94,6 +96,7 @@ def look_at_machine() -> Machine:
         num_cores=os.cpu_count() or 1,
         num_usable_cores=_num_usable_cores(),
         instruction_sets=_instruction_sets(),
+        kernels=library_status(),
         memory_total=min(total_bytes(), _container_limit("memory.max") or total_bytes()),
         memory_free=_memory_free(),
         cache_folder=folder,

@@ -9,6 +9,7 @@ from typing import Any, Literal, get_args
 from bluejay.checkpoints.json_file import read_json_object
 from bluejay.core.errors import CheckpointError, UsageError
 from bluejay.data.batches import BatchConfig
+from bluejay.kernels.products import Precision
 from bluejay.model.config import DecoderConfig, config_from_json, config_to_json
 from bluejay.model.flops import forward_flops_per_token
 from bluejay.model.specs import Recipe
@@ -62,7 +63,9 @@ class TrainRun:
 
     `start_from` is a model (name or folder) whose parameters the run begins with; None draws them
     anew. `num_parts` cuts a batch so that its activations fit into memory. Parameters, gradients
-    and moments are float32; `compute_dtype` is that of the products, which accumulate in float32.
+    and moments are float32; `compute_dtype` is that of the activations. `products` is what native
+    kernels round the operands of float32 products to, where a CPU has such instructions; sums are
+    float32 always.
     """
 
     name: str
@@ -76,6 +79,7 @@ class TrainRun:
     z_loss: float = 0.0
     num_parts: int = 1
     compute_dtype: ComputeDtype = "float32"
+    products: Precision = "float32"
     start_from: str | None = None
     intervals: Intervals = field(default_factory=Intervals)
     prompts: tuple[str, ...] = DEFAULT_PROMPTS
@@ -85,6 +89,8 @@ class TrainRun:
             raise UsageError(
                 f"compute_dtype is one of {get_args(ComputeDtype)}, not {self.compute_dtype!r}."
             )
+        if self.products not in get_args(Precision):
+            raise UsageError(f"products is one of {get_args(Precision)}, not {self.products!r}.")
         if self.batch.rows % self.num_parts:
             raise UsageError(
                 f"A batch of {self.batch.rows} rows does not divide into {self.num_parts} parts."

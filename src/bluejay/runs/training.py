@@ -28,6 +28,7 @@ from bluejay.checkpoints.training_state import (
 from bluejay.core.errors import BluejayError, CheckpointError, DataError
 from bluejay.core.files import sha256_of
 from bluejay.data.batches import Batches
+from bluejay.kernels.products import native_products
 from bluejay.model.params import DecoderParams, stack_blocks
 from bluejay.model.specs import abstract_params, decoder_specs, initialize, stacked_specs
 from bluejay.runs.compile_cache import configure_compile_cache
@@ -194,9 +195,11 @@ class _Job:
     def _loss(self, params: DecoderParams, batch: Any, _key: Any) -> tuple[Any, dict[str, Any]]:
         dtype = jnp.dtype(self._run.compute_dtype)
         params = jax.tree.map(lambda leaf: leaf.astype(dtype), params)
-        return next_token_loss(
-            params, batch.ids, batch.weights, config=self._run.model, z_loss=self._run.z_loss
-        )
+        run = self._run
+        with native_products(run.products):
+            return next_token_loss(
+                params, batch.ids, batch.weights, config=run.model, z_loss=run.z_loss
+            )
 
     def _measure(self) -> Measure:
         peak = self._run.optimizer.learning_rate

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from bluejay.model.config import DecoderConfig
-from bluejay.model.decoder import forward
+from bluejay.model.decoder import residual, unbiased_logits
 from bluejay.model.params import DecoderParams
 from bluejay.nn.losses import cross_entropy
 
@@ -27,8 +27,9 @@ def next_token_loss(
     `z_loss` times the mean square of log sum exp(logits - max) is added, as the 2021 recipe does
     in training with 1e-4 (mesh-transformer-jax layers.py); the metric `loss` leaves it out.
     """
-    scores = forward(params, ids[:, :-1], config=config)
-    losses, log_sums = cross_entropy(scores, ids[:, 1:])
+    x = residual(params, ids[:, :-1], config=config)
+    scores = unbiased_logits(params, x, config=config)
+    losses, log_sums = cross_entropy(scores, ids[:, 1:], params.head_bias)
     if weights is None:
         loss, extra = jnp.mean(losses), jnp.mean(jnp.square(log_sums))
     else:

@@ -1,0 +1,94 @@
+"""The native library: found, loaded once, and its operations made known to JAX."""
+
+import ctypes
+import functools
+import importlib.util
+import os
+from pathlib import Path
+
+import jax
+
+# "off", or one of the instruction sets below: for tests and measurements.
+VARIABLE = "BLUEJAY_KERNELS"
+INSTRUCTION_SETS = ("portable", "avx2", "avx512", "avx512_bf16")
+_MODULE = "bluejay.kernels._kernels"
+_TARGETS = (
+    "bluejay_matmul",
+    "bluejay_layer_norm",
+    "bluejay_layer_norm_backward",
+    "bluejay_cross_entropy",
+    "bluejay_cross_entropy_backward",
+    "bluejay_block_middle",
+    "bluejay_block_middle_backward",
+)
+
+
+class Library:
+    """The loaded library and what it found out about the processor."""
+
+    def __init__(self, file: Path) -> None:
+        self._functions = ctypes.CDLL(str(file))
+        self._functions.bluejay_instruction_set.restype = ctypes.c_char_p
+        for name in _TARGETS:
+            handler = jax.ffi.pycapsule(getattr(self._functions, name))
+            jax.ffi.register_ffi_target(name, handler, platform="cpu")
+
+    @property
+    def instruction_set(self) -> str:
+        """One of INSTRUCTION_SETS: the best that the processor can run, or the forced one."""
+        found: bytes = self._functions.bluejay_instruction_set()
+        return found.decode()
+
+    @property
+    def has_bfloat16(self) -> bool:
+        """Whether products of bfloat16 run on this processor."""
+        return bool(self._functions.bluejay_has_bfloat16())
+
+    @property
+    def num_threads(self) -> int:
+        """Threads that share an operation, the caller included."""
+        return int(self._functions.bluejay_num_threads())
+
+    def set_num_threads(self, count: int) -> None:
+        """Not while an operation runs."""
+        self._functions.bluejay_set_num_threads(count)
+
+    def force(self, instruction_set: str) -> bool:
+        """Whether the processor and this build have it; nothing changes if not."""
+        return bool(self._functions.bluejay_force_instruction_set(instruction_set.encode()))
+
+
+def library() -> Library | None:
+    """The library, or None where it was not built, cannot be loaded, or is switched off."""
+    return _found()[0]
+
+
+def library_status() -> str:
+    """Instruction set and threads of the library, or why there is none and what helps."""
+    found, absence = _found()
+    if found is None:
+        return f"{absence}; everything runs on the reference implementation"
+    return f"{found.instruction_set}, {found.num_threads} threads"
+
+
+@functools.cache
+def _found() -> tuple[Library | None, str]:
+    wish = os.environ.get(VARIABLE, "")
+    if wish == "off":
+        return None, f"switched off by {VARIABLE}=off"
+    # The import system finds it, for an editable install keeps it apart from the sources.
+    spec = importlib.util.find_spec(_MODULE)
+    if spec is None or spec.origin is None:
+        return None, (
+            "not built: install a C++ compiler (Debian and Ubuntu: apt install g++), then install "
+            "Bluejay again"
+        )
+    try:
+        found = Library(Path(spec.origin))
+    except (OSError, AttributeError) as error:
+        return None, f"cannot be loaded ({error}): install Bluejay again"
+    if wish and not found.force(wish):
+        return None, (
+            f"{VARIABLE}={wish} is none of {', '.join(INSTRUCTION_SETS)}, or not this processor's"
+        )
+    return found, ""

@@ -1,0 +1,60 @@
+"""The GPT-J block as two products and what lies between them: how it trains on a CPU.
+
+Query, key, value and the way up read the same normed rows, the way out and the way down add to the
+same residual: each group is one product.
+Axes: B batch  T position  D embed
+"""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from bluejay.kernels.products import matmul, native_precision
+from bluejay.kernels.training import block_middle, layer_norm
+from bluejay.model.config import BlockVariant, DecoderConfig
+from bluejay.model.params import BlockParams
+from bluejay.nn.rotary import Rotation
+
+# As GPT-J has them; what concerns the head alone may differ.
+_FITTING = BlockVariant()
+
+
+def trains_natively(config: DecoderConfig, blocks: BlockParams | tuple[BlockParams, ...]) -> bool:
+    """Whether blocks of this kind, of float32 parameters, have native kernels here and now."""
+    variant = config.variant
+    is_fitting = (
+        config.position.kind == "rotary_interleaved"
+        and config.num_kv_heads == config.num_heads
+        and (variant.norm, variant.num_norms, variant.arrangement, variant.activation)
+        == (_FITTING.norm, _FITTING.num_norms, _FITTING.arrangement, _FITTING.activation)
+        and (variant.attention_bias, variant.feed_forward_bias) == (False, True)
+    )
+    is_float32 = all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(blocks))
+    return is_fitting and is_float32 and native_precision() is not None
+
+
+def parallel_block(
+    params: BlockParams, x: Float[Array, "B T D"], turn: Rotation, *, config: DecoderConfig
+) -> Float[Array, "B T D"]:
+    """As `bluejay.model.decoder.block` without a cache, for rows whose positions are the same."""
+    precision = native_precision()
+    assert precision is not None, "only where trains_natively() says so"
+    batch, length, embed = x.shape
+    rows = x.reshape(-1, embed)
+    norm, attention, feed_forward = params.attention_norm, params.attention, params.feed_forward
+    normed = layer_norm(rows, norm.scale, norm.bias, config.norm_eps)
+    inward = (attention.query, attention.key, attention.value, feed_forward.up)
+    weight = jnp.concatenate([w.reshape(-1, embed) for w in inward])
+    wide = matmul(normed, weight, precision)
+    middle = block_middle(
+        wide.reshape(batch, length, -1),
+        feed_forward.up_bias,
+        turn.cos[0],
+        turn.sin[0],
+        config.num_heads,
+    )
+    outward = (attention.out, feed_forward.down)
+    weight = jnp.concatenate([w.reshape(embed, -1) for w in outward], axis=1)
+    added = matmul(middle.reshape(batch * length, -1), weight, precision)
+    moved: Array = x + (added + feed_forward.down_bias[None, :]).reshape(x.shape)
+    return moved

@@ -1,0 +1,70 @@
+"""What is said where there are no native kernels, and that everything works all the same."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import bluejay
+from bluejay.kernels.library import library, library_status
+
+
+def kernels_row(**environment: str) -> str:
+    code = "from bluejay.kernels.library import library_status; print(library_status())"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return done.stdout.strip()
+
+
+def test_the_library_says_what_it_runs_on() -> None:
+    found = library()
+    assert found is not None
+    assert library_status() == f"{found.instruction_set}, {found.num_threads} threads"
+
+
+@pytest.mark.parametrize(
+    ("wish", "said"),
+    [
+        ("off", "switched off by BLUEJAY_KERNELS=off; everything runs on the reference"),
+        ("portable", "portable, "),
+        ("sse9", "BLUEJAY_KERNELS=sse9 is none of portable, avx2, avx512, avx512_bf16, or not"),
+    ],
+)
+def test_the_variable(wish: str, said: str) -> None:
+    assert kernels_row(BLUEJAY_KERNELS=wish).startswith(said)
+
+
+def test_without_the_library_the_remedy_is_named(tmp_path: Path) -> None:
+    """The sources alone on the path: what an install without a compiler leaves."""
+    (tmp_path / "bluejay").symlink_to(Path(library_folder()), target_is_directory=True)
+    code = (
+        "import sys;"
+        "sys.meta_path = [f for f in sys.meta_path if 'Redirect' not in type(f).__name__];"
+        f"sys.path.insert(0, {str(tmp_path)!r});"
+        "from bluejay.kernels.library import library_status; print(library_status())"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "not built: install a C++ compiler" in done.stdout, done.stdout
+
+
+def library_folder() -> str:
+    return str(Path(bluejay.__file__).parent)
+
+
+def test_doctor_has_a_row() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "bluejay", "doctor", "--json"],
+        env=os.environ | {"BLUEJAY_KERNELS": "off"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert json.loads(done.stdout)["machine"]["kernels"].startswith("switched off")
