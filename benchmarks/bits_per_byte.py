@@ -64,18 +64,29 @@ def book_text(archive: Path, book: str) -> str:
     return "\n".join(line for line in lines if line)
 
 
-def nats(lm: LanguageModel, ids: Sequence[int]) -> float:
-    """Negative log likelihood of all ids but the first."""
+def nats(lm: LanguageModel, ids: Sequence[int], *, overlap: int = 0) -> float:
+    """Negative log likelihood of all ids but the first.
+
+    With an overlap each window begins so many tokens earlier, and those are not scored again.
+    """
     total, size = 0.0, min(WINDOW, lm.config.context_length)
-    for begin in range(0, len(ids) - 1, size):
+    assert 0 <= overlap < size
+    for begin in windows(len(ids) - 1, size, overlap):
         window = ids[begin : begin + size + 1]
         scores = allowed_log_probabilities(lm.runner.score(window[:-1]), lm.allowed)
-        total -= float(scores[np.arange(len(window) - 1), window[1:]].astype(np.float64).sum())
+        chosen = scores[np.arange(len(window) - 1), window[1:]].astype(np.float64)
+        total -= float(chosen[overlap if begin else 0 :].sum())
         if sys.stderr.isatty():
             done = f"\r{begin + len(window)} of {len(ids)} tokens"
             print(done, end="", file=sys.stderr, flush=True)
-    print(file=sys.stderr)
+    if sys.stderr.isatty():
+        print(file=sys.stderr)
     return total
+
+
+def windows(count: int, size: int, overlap: int) -> range:
+    """Where windows begin that together predict `count` tokens; the last is a whole one's rest."""
+    return range(0, max(1, count - overlap), size - overlap)
 
 
 def main() -> None:

@@ -1,6 +1,7 @@
 """Bits per byte of held-out text: compressors, a 5-gram model, trained models.
 
-    python benchmarks/held_out.py DATA [--model MODEL ...] [--tokens N]
+    python benchmarks/held_out.py DATA [--model MODEL ...] [--overlap N]
+                                  [--slow-model MODEL ... --tokens N]
 
 DATA is what `bluejay prepare` wrote. gzip, bzip2 and xz compress the held-out text alone. The
 5-gram model (kneser_ney.py) learns from all tokens of DATA/train. A MODEL, given as to
@@ -8,8 +9,9 @@ DATA is what `bluejay prepare` wrote. gzip, bzip2 and xz compress the held-out t
 does; one with another tokenizer encodes the text itself. Bits per byte are the negative log2
 likelihood of the text over its UTF-8 bytes: document starts are read, never predicted.
 
-`--tokens N` is for slow models: they score about N tokens in all, the beginnings of documents
-spread evenly over DATA. The 5-gram model then has a second row, for the same text.
+`--overlap N` gives every MODEL a second row, in windows that overlap by N tokens: each token is
+then predicted from at least N before it. A `--slow-model` scores about `--tokens N` tokens in all,
+the beginnings of documents spread evenly over DATA; the others have a row for that text too.
 """
 
 import argparse
@@ -34,6 +36,7 @@ from bluejay.vocab.loading import load_tokenizer
 from bluejay.vocab.tokenizer import Tokenizer
 
 ORDER = 5
+EXCERPTS = ", excerpts"
 # So that a limited score is that of several books: at most one for so many tokens.
 EXCERPT_TOKENS = 4096
 
@@ -147,7 +150,14 @@ def kneser_ney_nats(model: KneserNey, passages: Sequence[Passage]) -> tuple[floa
     return -float(scores[is_text].sum()), int(is_text.sum())
 
 
-def model_row(name: str, passages: Sequence[Passage], tokenizer: Tokenizer) -> Row:
+def model_row(
+    name: str,
+    passages: Sequence[Passage],
+    tokenizer: Tokenizer,
+    *,
+    note: str = "",
+    overlap: int = 0,
+) -> Row:
     # The module brings JAX, which the other rows need not wait for.
     from bits_per_byte import nats
 
@@ -158,10 +168,11 @@ def model_row(name: str, passages: Sequence[Passage], tokenizer: Tokenizer) -> R
     began, total, num_tokens = time.perf_counter(), 0.0, 0
     for passage in passages:
         ids = passage.ids.tolist() if own else lm.prompt_ids(passage.text)
-        total += nats(lm, ids)
+        total += nats(lm, ids, overlap=overlap)
         num_tokens += len(ids) - 1
+    reach = f", at least {overlap:,} seen" if overlap else ""
     return Row(
-        name=f"{name} (context {lm.config.context_length:,})",
+        name=f"{name} (context {lm.config.context_length:,}{reach}){note}",
         bits=total / math.log(2),
         num_bytes=text_bytes(passages),
         num_tokens=num_tokens,
@@ -190,15 +201,30 @@ def hardware() -> str:
     return f"{machine.processor}, {machine.num_usable_cores} cores, {', '.join(machine.devices)}"
 
 
-def measure(data: Path, models: Sequence[str], num_tokens: int | None) -> list[Row]:
+@dataclass(frozen=True, kw_only=True)
+class Scored:
+    """What is scored: models on all text (twice with an overlap), slow ones on excerpts."""
+
+    models: Sequence[str] = ()
+    overlap: int = 0
+    slow_models: Sequence[str] = ()
+    num_tokens: int = 40_000
+
+
+def measure(data: Path, scored: Scored) -> list[Row]:
     tokenizer = load_tokenizer(data / "tokenizer")
     documents = held_out_documents(data, tokenizer)
-    scored, texts = documents, {"": documents}
-    if num_tokens is not None:
-        scored = excerpts(documents, tokenizer, num_tokens=num_tokens)
-        texts[", excerpts"] = scored
+    texts = {"": documents}
+    if scored.slow_models:
+        texts[EXCERPTS] = excerpts(documents, tokenizer, num_tokens=scored.num_tokens)
     rows = [*compressor_rows(documents), *kneser_ney_rows(data, texts)]
-    return [*rows, *(model_row(name, scored, tokenizer) for name in models)]
+    for note, passages in texts.items():
+        for name in (*scored.models, *(scored.slow_models if note else ())):
+            rows.append(model_row(name, passages, tokenizer, note=note))
+            if scored.overlap and name in scored.models:
+                overlap = scored.overlap
+                rows.append(model_row(name, passages, tokenizer, note=note, overlap=overlap))
+    return rows
 
 
 def main(words: Sequence[str] | None = None) -> None:
@@ -207,13 +233,21 @@ def main(words: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("data", type=Path, nargs="?")
     parser.add_argument("--model", action="append", default=[])
-    parser.add_argument("--tokens", type=int)
+    parser.add_argument("--overlap", type=int, default=0)
+    parser.add_argument("--slow-model", action="append", default=[])
+    parser.add_argument("--tokens", type=int, default=Scored.num_tokens)
     options = parser.parse_args(words)
     if options.data is None:
         print(f"{__doc__}\nNothing to do: name a folder of prepared data.")
         return
     began = time.perf_counter()
-    rows = measure(options.data, options.model, options.tokens)
+    scored = Scored(
+        models=options.model,
+        overlap=options.overlap,
+        slow_models=options.slow_model,
+        num_tokens=options.tokens,
+    )
+    rows = measure(options.data, scored)
     # Kilobytes everywhere but on macOS, which counts bytes.
     unit = 1 if sys.platform == "darwin" else 1024
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30

@@ -53,11 +53,10 @@ Source texts are in the public domain in the United States; the editions are by 
 
 ## How good it is
 
-Bits per byte on the books held out, all methods on the same text:
+Bits per byte on the books held out, all methods on the same text; "excerpts" are the beginnings of these books, for SmolLM2,
+which is twenty-five times as large, has probably read them, and takes long:
 
 {table}
-
-What SmolLM2, twenty-five times as large, reaches on an excerpt stands in docs/lab-book.md; it has probably read these books.
 
 ## Samples
 

@@ -5,6 +5,7 @@ import json
 import math
 from pathlib import Path
 
+import bits_per_byte
 import held_out
 import numpy as np
 import pytest
@@ -50,7 +51,7 @@ def data(tokenizer: Tokenizer, tmp_path_factory: pytest.TempPathFactory) -> Path
 
 
 def test_rows_are_what_each_tool_says(data: Path, model_folder: Path) -> None:
-    rows = held_out.measure(data, [str(model_folder)], None)
+    rows = held_out.measure(data, held_out.Scored(models=[str(model_folder)]))
     text = "".join(DOCUMENTS["held-out"]).encode()
     assert all(row.num_bytes == len(text) for row in rows)
     assert rows[0].bits == 8 * len(gzip.compress(text, 9))
@@ -66,6 +67,26 @@ def test_rows_are_what_each_tool_says(data: Path, model_folder: Path) -> None:
     nats = -sum(lm.score("", document)[0] for document in DOCUMENTS["held-out"])
     assert rows[4].num_tokens == held.num_tokens - 2
     assert rows[4].bits == pytest.approx(nats / math.log(2), rel=1e-6)
+
+
+@pytest.mark.parametrize("count", [1, 2, 15, 16, 17, 24, 25, 100])
+@pytest.mark.parametrize("overlap", [0, 4, 8, 15])
+def test_overlapping_windows_score_every_token_once(count: int, overlap: int) -> None:
+    scored, size = [], 16
+    for begin in bits_per_byte.windows(count, size, overlap):
+        predicted = list(range(begin, min(begin + size, count)))
+        scored += predicted[overlap if begin else 0 :]
+    assert scored == list(range(count))
+
+
+def test_an_overlap_gives_each_token_its_past(model_folder: Path) -> None:
+    lm = bluejay.load(model_folder)
+    size, overlap = lm.config.context_length, lm.config.context_length // 2
+    ids = lm.prompt_ids("the sea is wide and the sky is low " * size)[: size + overlap + 1]
+    first, second = ids[: size + 1], ids[size - overlap :]
+    expected = bits_per_byte.nats(lm, first)
+    expected += bits_per_byte.nats(lm, second) - bits_per_byte.nats(lm, second[: overlap + 1])
+    assert bits_per_byte.nats(lm, ids, overlap=overlap) == pytest.approx(expected, rel=1e-5)
 
 
 def test_excerpts_are_beginnings_of_whole_characters(data: Path, tokenizer: Tokenizer) -> None:
@@ -98,7 +119,7 @@ def test_the_table_and_the_words_without_data(
 ) -> None:
     held_out.main([])
     assert "Nothing to do" in capsys.readouterr().out
-    held_out.main([str(data), "--model", str(model_folder), "--tokens", "50"])
+    held_out.main([str(data), "--slow-model", str(model_folder), "--tokens", "50"])
     lines = capsys.readouterr().out.splitlines()
     assert [line.split("|")[1].split()[0] for line in lines[2:7]] == [
         "gzip",
