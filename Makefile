@@ -21,7 +21,7 @@ MODEL := smollm2-135m-instruct
 BENCHMARKS := start_up sampling train_step
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-network check bench docs lock clean
+.PHONY: help demo test test-network check check-native bench docs lock clean
 
 help:
 	@echo "make demo   fetch a real model, complete a prompt, show the next words"
@@ -55,6 +55,14 @@ check: $(VENV)/dev-ready
 	$(BIN)/python tools/check_size.py
 	$(BIN)/python tools/check_locks.py
 	git ls-files -z | xargs -0 $(BIN)/codespell
+
+# The kernels against plain loops, under the sanitizers that find reads beyond an end and races.
+check-native: $(VENV)/runtime-ready
+	@for sanitizer in address,undefined thread; do \
+	  folder=build/check-$$(echo $$sanitizer | tr , -); \
+	  env PATH="$(CURDIR)/$(BIN):$$PATH" cmake -S . -B $$folder -G Ninja \
+	    -DBLUEJAY_SANITIZE=$$sanitizer >/dev/null && $(BIN)/ninja -C $$folder --quiet && \
+	  echo "== $$sanitizer" && $$folder/check || exit 1; done
 
 bench: $(VENV)/dev-ready
 	@for name in $(BENCHMARKS); do echo "== $$name"; $(BIN)/python benchmarks/$$name.py || exit 1; done

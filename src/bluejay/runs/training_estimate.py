@@ -8,12 +8,13 @@ import jax.numpy as jnp
 
 from bluejay.core.errors import MemoryLimitError
 from bluejay.core.memory import available_bytes
+from bluejay.kernels.products import Precision, matmul, native_precision, native_products
 from bluejay.model.specs import decoder_specs, parameter_count
 from bluejay.runs.doctor import fine_tune_bytes
 from bluejay.runs.train_run import TrainRun
 
-# A step reached this share of the product's rate on two cores (docs/lab-book.md, 2026-11-24).
-_SHARE_OF_PRODUCT = 0.5
+# A step reached this share of its products' rate on two cores (docs/lab-book.md, 2026-11-25).
+_SHARE_OF_PRODUCT = {None: 0.5, "float32": 0.65, "bfloat16": 0.45}
 _PROBE_SIZE = 1024
 _PROBE_SECONDS = 0.3
 
@@ -35,7 +36,10 @@ def estimate(run: TrainRun) -> Estimate:
             " GB are free: choose a smaller model, fewer rows, or more parts of a batch."
         )
     flops = run.flops_per_token * run.batch.tokens * run.total_steps
-    return Estimate(seconds=flops / (_SHARE_OF_PRODUCT * _product_rate()), memory=memory)
+    with native_products(run.products):
+        precision = native_precision()
+    rate = _SHARE_OF_PRODUCT[precision] * _product_rate(precision)
+    return Estimate(seconds=flops / rate, memory=memory)
 
 
 def _memory(run: TrainRun) -> int:
@@ -46,10 +50,10 @@ def _memory(run: TrainRun) -> int:
     return fine_tune_bytes(run.model, parameters) + 16 * rows * one_sequence
 
 
-def _product_rate() -> float:
-    """FLOP/s of a float32 matrix product."""
+def _product_rate(precision: Precision | None) -> float:
+    """FLOP/s of a matrix product as the run computes it; None is XLA's in float32."""
     x = jnp.ones((_PROBE_SIZE, _PROBE_SIZE), jnp.float32)
-    product = jax.jit(lambda a: a @ a)
+    product = jax.jit(lambda a: a @ a if precision is None else matmul(a, a, precision))
     product(x).block_until_ready()
     best, began = float("inf"), time.perf_counter()
     while time.perf_counter() - began < _PROBE_SECONDS or best == float("inf"):
