@@ -4,6 +4,7 @@
 #include "kernels.h"
 #include "layer_norm.h"
 #include "matmul.h"
+#include "quantized.h"
 
 namespace bluejay {
 
@@ -24,6 +25,7 @@ const Kernels BLUEJAY_TABLE = {
     .cross_entropy_backward = cross_entropy_backward,
     .block_middle = block_middle,
     .block_middle_backward = block_middle_backward,
+    .multiply_quantized = multiply_quantized,
 };
 
 }  // namespace bluejay

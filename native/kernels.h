@@ -5,6 +5,7 @@
 
 #include "block_shape.h"
 #include "operand.h"
+#include "weights.h"
 
 namespace bluejay {
 
@@ -30,6 +31,7 @@ struct Kernels {
   bool (*block_middle)(float* out, float* log_sum, MiddleInputs x, BlockShape s);
   bool (*block_middle_backward)(float* din, float* dbias, const float* dout, const float* out,
                                 const float* log_sum, MiddleInputs x, BlockShape s);
+  bool (*multiply_quantized)(float* out, const float* x, int64_t count, QuantizedWeights w);
 };
 
 // The best table this processor can run, or the one that was forced.

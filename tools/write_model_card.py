@@ -1,8 +1,8 @@
 """Write the card of a bundled model from what was measured.
 
-    python tools/write_model_card.py RUN DATA --table TABLE.md --samples SAMPLES.md
+    python tools/write_model_card.py RUN [RUN ...] --data DATA --table TABLE.md --samples SAMPLES.md
 
-RUN is the training run, DATA what it was trained on; TABLE.md is what benchmarks/held_out.py
+The RUNs trained it one after the other, each from the parameters of the one before, on DATA; TABLE.md is what benchmarks/held_out.py
 printed, SAMPLES.md what tools/model_samples.py printed. The judgement of the samples is kept from
 the card that is there, for a person writes it.
 """
@@ -47,7 +47,8 @@ Source texts are in the public domain in the United States; the editions are by 
 `bluejay prepare --fetch-books --vocab-size {vocabulary} --order {order} --out books`, then `bluejay train {name} --data books`;
 `src/bluejay/recipes/bluejay_models.py` holds every value. {optimizer}, {rows} x {length} tokens a step, learning rate
 {learning_rate} ({matrix_learning_rate} for matrices), constant after a warm-up and falling to zero over the last
-{decay_steps:,} steps. So far {tokens:,} tokens in {steps:,} steps, {time} on two cores.
+{decay_steps:,} steps, operands of products in {products}. So far {tokens:,} tokens in {steps:,} steps, {time} on two
+cores{sittings}.
 
 ![Loss and bits per byte against tokens and time](loss.svg)
 
@@ -86,14 +87,21 @@ def books(data: Path) -> tuple[str, str]:
     return sentence, "\n".join(f"- {authors}, *{title}*" for authors, title in held)
 
 
+def sittings(count: int) -> str:
+    if count == 1:
+        return ""
+    return f", in {count} runs, each from the parameters of the one before with a new warm-up"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("run", type=Path)
-    parser.add_argument("data", type=Path)
+    parser.add_argument("runs", type=Path, nargs="+", metavar="RUN")
+    parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--table", type=Path, required=True)
     parser.add_argument("--samples", type=Path, required=True)
     given = parser.parse_args()
-    run, curves = read_run(given.run), read_metrics(given.run)
+    run = read_run(given.runs[-1])
+    curves = [read_metrics(folder).train for folder in given.runs]
     folder = BUNDLED / run.name
     old = (folder / "README.md").read_text() if (folder / "README.md").exists() else ""
     judged = JUDGEMENT.search(old)
@@ -119,17 +127,19 @@ def main() -> None:
         length=run.batch.length,
         learning_rate=run.optimizer.learning_rate,
         matrix_learning_rate=run.optimizer.matrix_learning_rate,
+        products=run.products,
         decay_steps=run.schedule.decay_steps,
-        tokens=int(curves.train.tokens[-1]),
-        steps=int(curves.train.steps[-1]),
-        time=duration(float(curves.train.seconds[-1])),
+        tokens=sum(int(curve.tokens[-1]) for curve in curves),
+        steps=sum(int(curve.steps[-1]) for curve in curves),
+        time=duration(sum(float(curve.seconds[-1]) for curve in curves)),
+        sittings=sittings(len(curves)),
         table=given.table.read_text().strip(),
         samples=given.samples.read_text(),
         judgement_intro="What is right and wrong in them:",
         judgement=judged[1] if judged else "(not judged yet)\n",
     )
     (folder / "README.md").write_text(card)
-    plot_runs([given.run], folder / "loss.svg")
+    plot_runs(given.runs, folder / "loss.svg")
     seal(folder)
     print(f"{folder / 'README.md'}: {len(card):,} characters")
 

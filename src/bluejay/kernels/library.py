@@ -20,6 +20,7 @@ _TARGETS = (
     "bluejay_cross_entropy_backward",
     "bluejay_block_middle",
     "bluejay_block_middle_backward",
+    "bluejay_multiply_quantized",
 )
 
 

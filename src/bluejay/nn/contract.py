@@ -13,10 +13,11 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from bluejay.kernels.products import matmul, native_precision
+from bluejay.kernels.quantized import multiplies_quantized, multiply_quantized
+from bluejay.nn.quantized import QuantizedWeight, dequantize
 
-# A weight as parameter trees carry it. Quantized and low-rank leaves join this alias; `contract`
-# stays the only function that cares which of them it meets.
-Weight = Array
+# A weight as parameter trees carry it. `contract` is the only function that cares which it meets.
+Weight = Array | QuantizedWeight
 
 
 def contract(equation: str, x: Float[Array, "..."], w: Weight) -> Float[Array, "..."]:
@@ -37,6 +38,8 @@ def contract_to_float32(equation: str, x: Float[Array, "..."], w: Weight) -> Flo
     # Spelled as a product of two matrices: given more axes, XLA's CPU compiler transposes a copy
     # of the weight at every call (a 30-layer decode step took 200 ms in place of 25).
     inputs = math.prod(x.shape[len(rows) :])
+    if isinstance(w, QuantizedWeight):
+        return _multiply_quantized(x.reshape(-1, inputs), w).reshape(*rows, *columns)
     precision = native_precision()
     if precision is not None and x.dtype == w.dtype == jnp.float32:
         product = matmul(x.reshape(-1, inputs), w.reshape(-1, inputs), precision)
@@ -49,6 +52,14 @@ def contract_to_float32(equation: str, x: Float[Array, "..."], w: Weight) -> Flo
         preferred_element_type=jnp.float32,
     )
     return product.reshape(*rows, *columns)
+
+
+def _multiply_quantized(x: Float[Array, "R I"], w: QuantizedWeight) -> Float[Array, "R N"]:
+    """Integer products in native code, rows rounded to 8 bits; without it, exact float32 ones."""
+    if multiplies_quantized():
+        wide = x.astype(jnp.float32)
+        return multiply_quantized(wide, w.codes, w.scales, w.offsets, outputs=w.num_outputs)
+    return contract_to_float32("RI,NI->RN", x, dequantize(w).reshape(-1, x.shape[1]))
 
 
 def _inner_rank(equation: str) -> int:
