@@ -195,7 +195,7 @@ inline bool attend(float* out, float* log_sum, const MiddleInputs& x, const Bloc
 // ---- the way back ----
 
 struct HeadGradients {
-  const float *dout, *out, *log_sum;  // [T, H] within rows of out_stride, [T]
+  const float *dresult, *out, *log_sum;  // [T, H] within rows of out_stride, [T]
   float* din;                         // where the head's query stands in the first row of in_stride
 };
 
@@ -203,7 +203,7 @@ struct HeadGradients {
 inline void differentiate_scores(const HeadBuffers& b, const BlockShape& s, const HeadGradients& g,
                                  int64_t begin, int64_t count, int64_t end) {
   for (int64_t q = 0; q < count; ++q) {
-    const float *d = g.dout + (begin + q) * s.out_stride(), *o = g.out + (begin + q) * s.out_stride();
+    const float *d = g.dresult + (begin + q) * s.out_stride(), *o = g.out + (begin + q) * s.out_stride();
     float total = 0.0f;
     for (int64_t i = 0; i < s.width; ++i) total += d[i] * o[i];
     b.delta[q] = total;
@@ -256,9 +256,9 @@ inline bool attend_backward(const MiddleInputs& x, const BlockShape& s, const fl
   std::memset(b.dvalue, 0, bytes);
   for (int64_t begin = 0; begin < s.length; begin += kQueries) {
     const int64_t count = std::min(kQueries, s.length - begin), end = begin + count;
-    const float* dout = g.dout + begin * s.out_stride();
+    const float* dresult = g.dresult + begin * s.out_stride();
     score_block(b, s, begin, count, end);
-    SmallProduct::pack_right(b.packed_right, {dout, s.out_stride(), 1}, count, h);
+    SmallProduct::pack_right(b.packed_right, {dresult, s.out_stride(), 1}, count, h);
     SmallProduct::multiply(b.dscores, kQueries, {b.values_left, h}, {b.packed_right, h}, end, count,
                            h, false);
     differentiate_scores(b, s, g, begin, count, end);
@@ -266,7 +266,7 @@ inline bool attend_backward(const MiddleInputs& x, const BlockShape& s, const fl
     SmallProduct::multiply(b.dquery + begin * h, h, {b.packed_left, end}, {b.keys_right, s.length},
                            count, h, end, false);
     add_to_keys(b, s, b.dkey, b.dscores, {b.query + begin * h, 1, h}, count, end);
-    add_to_keys(b, s, b.dvalue, b.scores, {dout, 1, s.out_stride()}, count, end);
+    add_to_keys(b, s, b.dvalue, b.scores, {dresult, 1, s.out_stride()}, count, end);
   }
   write_gradients(b, x, s, g.din);
   return true;
@@ -300,7 +300,7 @@ inline bool block_middle(float* out, float* log_sum, MiddleInputs x, BlockShape 
 }
 
 // The gradients of `in` and of the bias.
-inline bool block_middle_backward(float* din, float* dbias, const float* dout, const float* out,
+inline bool block_middle_backward(float* din, float* dbias, const float* dresult, const float* out,
                                   const float* log_sum, MiddleInputs x, BlockShape s) {
   const int64_t rows = s.batch * s.length, num_heads = s.batch * s.heads, chunks = num_chunks(rows);
   auto* partial = static_cast<float*>(
@@ -313,7 +313,7 @@ inline bool block_middle_backward(float* din, float* dbias, const float* dout, c
       const int64_t first = number / s.heads * s.length, head = number % s.heads * s.width;
       const int64_t in = first * s.in_stride() + head, to = first * s.out_stride() + head;
       if (!attend_backward(x, s, x.in + in,
-                           {dout + to, out + to, log_sum + number * s.length, din + in}))
+                           {dresult + to, out + to, log_sum + number * s.length, din + in}))
         is_complete.store(false);
       return;
     }
@@ -322,7 +322,7 @@ inline bool block_middle_backward(float* din, float* dbias, const float* dout, c
     std::memset(db, 0, sizeof(float) * static_cast<size_t>(s.wide));
     for (int64_t r = first; r < std::min(rows, first + kChunk); ++r) {
       const int64_t at = r * s.in_stride() + 3 * s.embed();
-      const float* up = dout + r * s.out_stride() + s.embed();
+      const float* up = dresult + r * s.out_stride() + s.embed();
       each_vector(s.wide, [&](int64_t i, int n) {
         const Floats wide = load_up_to(x.in + at + i, n) + load_up_to(x.bias + i, n);
         const Floats d = load_up_to(up + i, n) * gelu_slope(wide);

@@ -145,16 +145,16 @@ ffi::Error mix(Matrix in, Matrix bias, Matrix cos, Matrix sin, MatrixOut out, Ma
       {in.typed_data(), bias.typed_data(), cos.typed_data(), sin.typed_data()}, *s));
 }
 
-ffi::Error mix_backward(Matrix dout, Matrix out, Matrix log_sum, Matrix in, Matrix bias, Matrix cos,
+ffi::Error mix_backward(Matrix dresult, Matrix out, Matrix log_sum, Matrix in, Matrix bias, Matrix cos,
                         Matrix sin, MatrixOut din, MatrixOut dbias, int64_t heads) {
   const auto s = block_shape(in, bias, cos, sin, heads);
-  if (!s || !has_shape(dout, {s->batch, s->length, s->out_stride()}) ||
+  if (!s || !has_shape(dresult, {s->batch, s->length, s->out_stride()}) ||
       !has_shape(out, {s->batch, s->length, s->out_stride()}) ||
       !has_shape(log_sum, {s->batch, s->heads, s->length}) ||
       !has_shape(*din, {s->batch, s->length, s->in_stride()}) || !has_shape(*dbias, {s->wide}))
     return wrong("the shapes of a block's middle do not fit together");
   return done(kernels().block_middle_backward(
-      din->typed_data(), dbias->typed_data(), dout.typed_data(), out.typed_data(),
+      din->typed_data(), dbias->typed_data(), dresult.typed_data(), out.typed_data(),
       log_sum.typed_data(),
       {in.typed_data(), bias.typed_data(), cos.typed_data(), sin.typed_data()}, *s));
 }

@@ -29,7 +29,7 @@ struct Kernels {
                                  const int32_t* targets, const float* stats, int64_t rows,
                                  int64_t width);
   bool (*block_middle)(float* out, float* log_sum, MiddleInputs x, BlockShape s);
-  bool (*block_middle_backward)(float* din, float* dbias, const float* dout, const float* out,
+  bool (*block_middle_backward)(float* din, float* dbias, const float* dresult, const float* out,
                                 const float* log_sum, MiddleInputs x, BlockShape s);
   bool (*multiply_quantized)(float* out, const float* x, int64_t count, QuantizedWeights w);
 };

@@ -105,11 +105,11 @@ def _mixed(
     return out, (out, log_sum, *operands)
 
 
-def _mixed_backward(num_heads: int, kept: tuple[Array, ...], dout: Array) -> tuple[Any, ...]:
+def _mixed_backward(num_heads: int, kept: tuple[Array, ...], dresult: Array) -> tuple[Any, ...]:
     x, up_bias = kept[2:4]
     shapes = (x.shape, up_bias.shape)
     name = "bluejay_block_middle_backward"
-    dx, dbias = _call(name, shapes, dout, *kept, heads=np.int64(num_heads))
+    dx, dbias = _call(name, shapes, dresult, *kept, heads=np.int64(num_heads))
     return dx, dbias, None, None
 
 
