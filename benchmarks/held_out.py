@@ -212,6 +212,10 @@ class Scored:
 
 
 def measure(data: Path, scored: Scored) -> list[Row]:
+    from bluejay.checkpoints.locate import locate
+
+    for name in (*scored.models, *scored.slow_models):
+        locate(name)  # what is missing is said now and not after minutes
     tokenizer = load_tokenizer(data / "tokenizer")
     documents = held_out_documents(data, tokenizer)
     texts = {"": documents}
