@@ -47,7 +47,7 @@ Source texts are in the public domain in the United States; the editions are by 
 `bluejay prepare --fetch-books --vocab-size {vocabulary} --order {order} --out books`, then `bluejay train {name} --data books`;
 `src/bluejay/recipes/bluejay_models.py` holds every value. {optimizer}, {rows} x {length} tokens a step, learning rate
 {learning_rate} ({matrix_learning_rate} for matrices), constant after a warm-up and falling to zero over the last
-{decay_steps:,} steps, operands of products in {products}. So far {tokens:,} tokens in {steps:,} steps, {time} on two
+{decay_steps:,} steps; in the last run the operands of products were rounded to {products}. So far {tokens:,} tokens in {steps:,} steps, {time} on two
 cores{sittings}.
 
 ![Loss and bits per byte against tokens and time](loss.svg)
