@@ -198,7 +198,52 @@ void check_middle(bluejay::BlockShape shape) {
          1e-4);
 }
 
+// Codes lie as quantized.h says; the rows are rounded here as the kernel rounds them.
+void check_quantized(int64_t count, int64_t outputs, int64_t blocks, int bits, bool has_offsets) {
+  using bluejay::kBlock;
+  using bluejay::kGroup;
+  const int64_t groups = (outputs + kGroup - 1) / kGroup, inputs = blocks * kBlock;
+  const int64_t bytes = kBlock * kGroup * bits / 8;
+  std::mt19937 engine(11);
+  std::vector<uint8_t> codes(groups * blocks * bytes);
+  for (uint8_t& code : codes) code = static_cast<uint8_t>(engine());
+  std::vector<uint16_t> scales(groups * blocks * kGroup), offsets(scales.size());
+  for (uint16_t& scale : scales) scale = static_cast<uint16_t>(0x2000 + engine() % 0x400);
+  for (uint16_t& offset : offsets) offset = static_cast<uint16_t>(0xb000 + engine() % 0x400);
+  const Floats x = normal(count * inputs, 12);
+  const int zero = has_offsets ? 0 : 1 << (bits - 1);
+  std::vector<double> expected(count * outputs, 0.0);
+  for (int64_t r = 0; r < count; ++r)
+    for (int64_t n = 0; n < outputs; ++n)
+      for (int64_t b = 0; b < blocks; ++b) {
+        const float* from = x.data() + r * inputs + b * kBlock;
+        const int64_t place = n / kGroup * blocks + b, row = n % kGroup;
+        const float scale = bluejay::half_to_float(scales[place * kGroup + row]);
+        const float offset = has_offsets ? bluejay::half_to_float(offsets[place * kGroup + row]) : 0;
+        float most = 0.0f;
+        for (int i = 0; i < kBlock; ++i) most = std::max(most, std::fabs(from[i]));
+        for (int i = 0; i < kBlock; ++i) {
+          const int slice = i / 4 % (bits == 8 ? 8 : 4);
+          int code = codes[place * bytes + slice * 64 + row * 4 + i % 4];
+          if (bits == 4) code = i < 16 ? code & 15 : code >> 4;
+          const double rounded = std::nearbyint(from[i] * (127.0f / most)) * (most / 127.0f);
+          expected[r * outputs + n] += rounded * (double(scale) * (code - zero) + offset);
+        }
+      }
+  Floats out(expected.size(), NAN);
+  kernels().multiply_quantized(out.data(), x.data(), count,
+                               {codes.data(), scales.data(), has_offsets ? offsets.data() : nullptr,
+                                outputs, inputs, bits});
+  expect(bits == 8 ? "quantized, 8 bits" : "quantized, 4 bits", worst(out, expected), 1e-5);
+}
+
 void check_all() {
+  for (int64_t count : {1, 2, 3, 4, 7, 8, 19})
+    for (int64_t outputs : {1, 16, 37}) {
+      check_quantized(count, outputs, 3, 8, false);
+      check_quantized(count, outputs, 1, 4, false);
+      check_quantized(count, outputs, 5, 4, true);
+    }
   for (int64_t size : {1, 2, 5, 13, 14, 15, 31, 32, 33, 47, 65}) {
     check_matmul(size, 2 * size + 1, 3 * size, false, false);
     check_matmul(2 * size, size, size + 1, true, false);
