@@ -104,6 +104,8 @@ $(VENV)/runtime-ready: requirements.lock pyproject.toml $(NATIVE) | $(UV)
 	@echo "Installing what Bluejay runs on, and compiling its kernels (once) ..."
 	@$(UV_INSTALL) --require-hashes -r requirements.lock
 	@env PATH="$(CURDIR)/$(BIN):$$PATH" $(UV_INSTALL) --no-deps --no-build-isolation -e .
+	@$(BIN)/python -c 'import importlib.util as u; u.find_spec("bluejay.kernels._kernels") or \
+	  print("The kernels did not compile, so the slower reference runs: is there a C++ compiler?")'
 	@touch $@
 
 $(VENV)/dev-ready: requirements-dev.lock $(VENV)/runtime-ready

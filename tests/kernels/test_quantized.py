@@ -1,5 +1,6 @@
 """Products with quantized weights: the integers exactly, the rest as dequantize and multiply."""
 
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -11,6 +12,8 @@ from hypothesis import strategies as st
 
 from bluejay.kernels.library import Library
 from bluejay.kernels.quantized import multiply_quantized
+from bluejay.nn import contract as contract_module
+from bluejay.nn.contract import contract
 from bluejay.nn.quantized import (
     BLOCK,
     Int4,
@@ -129,3 +132,18 @@ def test_shapes_that_do_not_fit_are_an_error(native: Library) -> None:
     weight = drawn("Q4_0", 40, 3)
     with pytest.raises(jax.errors.JaxRuntimeError, match="do not fit together"):
         product(rows_of(2, 2 * BLOCK), weight)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_contract_takes_quantized_weights(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Natively as `multiply_quantized`, without the library as dequantize and multiply."""
+    flat = drawn(kind, 3 * 8, 4)
+    weight = jax.tree.map(jnp.asarray, replace(flat, shape=(3, 8, 4 * BLOCK)))
+    x = rows_of(5, 4 * BLOCK).reshape(1, 5, 4 * BLOCK)
+    natively = contract("BTD,NHD->BTNH", jnp.asarray(x), weight)
+    np.testing.assert_array_equal(natively.reshape(5, 24), product(x[0], flat))
+    monkeypatch.setattr(contract_module, "multiplies_quantized", lambda: False)
+    plainly = contract("BTD,NHD->BTNH", jnp.asarray(x), weight)
+    expected = x[0] @ dequantize(flat).T
+    np.testing.assert_allclose(plainly.reshape(5, 24), expected, rtol=1e-4, atol=1e-4)
+    assert np.std(natively - plainly) < 0.01 * np.std(plainly)

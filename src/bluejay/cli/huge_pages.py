@@ -1,7 +1,7 @@
 """Large pages for processes that train: glibc takes the wish only when a process starts.
 
 A step allocates and frees hundreds of megabytes; with pages of 2 MiB the kernel hands them out in a
-fraction of the time (docs/lab-book.md, 2026-11-25: 1.3 to 1.4 times the tokens per second).
+fraction of the time (docs/lab-book.md, 2026-11-25: 1.2 to 1.3 times the tokens per second).
 """
 
 import os

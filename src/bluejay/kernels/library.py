@@ -64,6 +64,11 @@ def library() -> Library | None:
     return _found()[0]
 
 
+def cpu_library() -> Library | None:
+    """The library where JAX computes on the CPU, whose arrays alone it can take."""
+    return library() if jax.default_backend() == "cpu" else None
+
+
 def library_status() -> str:
     """Instruction set and threads of the library, or why there is none and what helps."""
     found, absence = _found()

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from bluejay.kernels.library import library
+from bluejay.kernels.library import cpu_library
 
 # What the operands are rounded to; sums are float32 in both.
 Precision = Literal["float32", "bfloat16"]
@@ -34,8 +34,9 @@ def native_products(precision: Precision) -> Iterator[None]:
 
 def native_precision() -> Precision | None:
     """How `matmul` would multiply here and now; None: there is nothing native here."""
-    wish, found = _precision.get(), library()
-    if wish is None or found is None or jax.default_backend() != "cpu":
+    wish = _precision.get()
+    found = None if wish is None else cpu_library()
+    if found is None:
         return None
     return wish if found.has_bfloat16 else "float32"
 

@@ -8,12 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Float16, UInt8
 
-from bluejay.kernels.library import library
+from bluejay.kernels.library import cpu_library
 
 
 def multiplies_quantized() -> bool:
     """Whether `multiply_quantized` runs here and now."""
-    return library() is not None and jax.default_backend() == "cpu"
+    return cpu_library() is not None
 
 
 def multiply_quantized(

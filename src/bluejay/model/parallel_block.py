@@ -5,6 +5,8 @@ same residual: each group is one product.
 Axes: B batch  T position  D embed
 """
 
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -15,19 +17,14 @@ from bluejay.model.config import BlockVariant, DecoderConfig
 from bluejay.model.params import BlockParams
 from bluejay.nn.rotary import Rotation
 
-# As GPT-J has them; what concerns the head alone may differ.
-_FITTING = BlockVariant()
-
 
 def trains_natively(config: DecoderConfig, blocks: BlockParams | tuple[BlockParams, ...]) -> bool:
     """Whether blocks of this kind, of float32 parameters, have native kernels here and now."""
-    variant = config.variant
+    # GPT-J's block; what concerns the head alone may differ.
     is_fitting = (
-        config.position.kind == "rotary_interleaved"
+        replace(config.variant, head_bias=True, tied_head=False) == BlockVariant()
+        and config.position.kind == "rotary_interleaved"
         and config.num_kv_heads == config.num_heads
-        and (variant.norm, variant.num_norms, variant.arrangement, variant.activation)
-        == (_FITTING.norm, _FITTING.num_norms, _FITTING.arrangement, _FITTING.activation)
-        and (variant.attention_bias, variant.feed_forward_bias) == (False, True)
     )
     is_float32 = all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(blocks))
     return is_fitting and is_float32 and native_precision() is not None
