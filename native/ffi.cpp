@@ -1,30 +1,18 @@
 // What JAX calls: handlers that check every shape before a kernel sees it, and a few plain functions for
 // ctypes.
-#include <algorithm>
-#include <initializer_list>
 #include <optional>
-#include <string>
 
+#include "ffi_checks.h"
 #include "kernels.h"
 #include "thread_pool.h"
-#include "xla/ffi/api/ffi.h"
-
-namespace ffi = xla::ffi;
 
 namespace {
 
+using namespace bluejay::checks;
 using bluejay::kernels;
 // Arrays of float32 of any rank; handlers check it.
 using Matrix = ffi::Buffer<ffi::F32>;
 using MatrixOut = ffi::ResultBuffer<ffi::F32>;
-
-ffi::Error wrong(const std::string& what) { return ffi::Error::InvalidArgument("bluejay: " + what); }
-
-ffi::Error out_of_memory() {
-  return ffi::Error(ffi::ErrorCode::kResourceExhausted, "bluejay: no memory for packed operands");
-}
-
-ffi::Error done(bool is_done) { return is_done ? ffi::Error::Success() : out_of_memory(); }
 
 bluejay::Operand operand(const Matrix& x, bool is_turned) {
   const auto columns = x.dimensions()[1];
@@ -45,12 +33,6 @@ ffi::Error multiply(Matrix left, Matrix right, MatrixOut out, bool left_turned, 
   if (kernel == nullptr) return wrong("this processor multiplies no bfloat16");
   return done(kernel(out->typed_data(), operand(left, left_turned), operand(right, right_turned),
                      rows, columns, depth));
-}
-
-template <typename Array>
-bool has_shape(const Array& x, std::initializer_list<int64_t> shape) {
-  const auto found = x.dimensions();
-  return found.size() == shape.size() && std::equal(shape.begin(), shape.end(), found.begin());
 }
 
 using Targets = ffi::Buffer<ffi::S32>;
@@ -159,44 +141,9 @@ ffi::Error mix_backward(Matrix dresult, Matrix out, Matrix log_sum, Matrix in, M
       {in.typed_data(), bias.typed_data(), cos.typed_data(), sin.typed_data()}, *s));
 }
 
-using Codes = ffi::Buffer<ffi::U8>;
-using Halves = ffi::Buffer<ffi::F16>;
-
-// x [rows, inputs] . weights^T; offsets have no elements where weights have none.
-ffi::Error multiply_by_quantized(Matrix x, Codes codes, Halves scales, Halves offsets, MatrixOut out,
-                                 int64_t bits) {
-  if (x.dimensions().size() != 2 || out->dimensions().size() != 2 || (bits != 8 && bits != 4))
-    return wrong("a product with quantized weights takes rows, and 8 or 4 bits");
-  const auto rows = x.dimensions()[0], inputs = x.dimensions()[1], outputs = out->dimensions()[1];
-  const auto blocks = inputs / bluejay::kBlock;
-  const auto groups = (outputs + bluejay::kGroup - 1) / bluejay::kGroup;
-  const auto bytes = bluejay::kBlock * bluejay::kGroup * bits / 8;
-  const bool has_offsets = offsets.element_count() > 0;
-  if (inputs % bluejay::kBlock != 0 || out->dimensions()[0] != rows ||
-      !has_shape(codes, {groups, blocks, bytes}) ||
-      !has_shape(scales, {groups, blocks, bluejay::kGroup}) ||
-      (has_offsets && (bits == 8 || !has_shape(offsets, {groups, blocks, bluejay::kGroup}))))
-    return wrong("the shapes of a product with quantized weights do not fit together");
-  const auto* halves = reinterpret_cast<const uint16_t*>(scales.untyped_data());
-  const auto* zeros = reinterpret_cast<const uint16_t*>(offsets.untyped_data());
-  return done(kernels().multiply_quantized(
-      out->typed_data(), x.typed_data(), rows,
-      {codes.typed_data(), halves, has_offsets ? zeros : nullptr, outputs, inputs,
-       static_cast<int>(bits)}));
-}
-
 }  // namespace
 
 #pragma GCC visibility push(default)
-
-XLA_FFI_DEFINE_HANDLER_SYMBOL(bluejay_multiply_quantized, multiply_by_quantized,
-                              ffi::Ffi::Bind()
-                                  .Arg<Matrix>()
-                                  .Arg<Codes>()
-                                  .Arg<Halves>()
-                                  .Arg<Halves>()
-                                  .Ret<Matrix>()
-                                  .Attr<int64_t>("bits"));
 
 XLA_FFI_DEFINE_HANDLER_SYMBOL(bluejay_matmul, multiply,
                               ffi::Ffi::Bind()

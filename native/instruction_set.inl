@@ -1,10 +1,11 @@
 // Compiled once per instruction set: BLUEJAY_ISA names it, BLUEJAY_TABLE its table.
 #include "block_middle.h"
 #include "cross_entropy.h"
+#include "decoder_block.h"
 #include "kernels.h"
 #include "layer_norm.h"
 #include "matmul.h"
-#include "quantized.h"
+#include "products.h"
 
 namespace bluejay {
 
@@ -25,7 +26,8 @@ const Kernels BLUEJAY_TABLE = {
     .cross_entropy_backward = cross_entropy_backward,
     .block_middle = block_middle,
     .block_middle_backward = block_middle_backward,
-    .multiply_quantized = multiply_quantized,
+    .multiply_weights = multiply_weights,
+    .decoder_block = decoder_block,
 };
 
 }  // namespace bluejay

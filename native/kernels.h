@@ -4,6 +4,7 @@
 #include <cstdint>
 
 #include "block_shape.h"
+#include "decoder_layer.h"
 #include "operand.h"
 #include "weights.h"
 
@@ -31,7 +32,8 @@ struct Kernels {
   bool (*block_middle)(float* out, float* log_sum, MiddleInputs x, BlockShape s);
   bool (*block_middle_backward)(float* din, float* dbias, const float* dresult, const float* out,
                                 const float* log_sum, MiddleInputs x, BlockShape s);
-  bool (*multiply_quantized)(float* out, const float* x, int64_t count, QuantizedWeights w);
+  bool (*multiply_weights)(float* out, const float* x, int64_t count, Weights w);
+  bool (*decoder_block)(const DecoderLayer& layer);
 };
 
 // The best table this processor can run, or the one that was forced.

@@ -9,27 +9,13 @@
 // offset 16-bit floats per row and block. With offset 0 these are GGUF's Q8_0 and Q4_0, with zero 0 its
 // Q4_1.
 //
-// Activations are rounded to signed bytes per block of 32, scale = largest / 127 in float32.
+// Activations are rounded to signed bytes per block of 32 (input_rows.h).
 #pragma once
 
-#include <cmath>
-
-#include "rows.h"
+#include "input_rows.h"
 #include "weights.h"
 
 namespace bluejay::BLUEJAY_ISA {
-
-// Half precision to float32, kGroup of them.
-BLUEJAY_INLINE void widen_halves(float* to, const uint16_t* from) {
-#if defined(__AVX512F__)
-  _mm512_storeu_ps(to, _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i*)from)));
-#elif defined(__F16C__)
-  for (int i = 0; i < 16; i += 8)
-    _mm256_storeu_ps(to + i, _mm256_cvtph_ps(_mm_loadu_si128((const __m128i*)(from + i))));
-#else
-  for (int i = 0; i < kGroup; ++i) to[i] = half_to_float(from[i]);
-#endif
-}
 
 // sums[lane] += the four products of lane's codes with four activations.
 #if defined(__AVX512VNNI__)
@@ -100,77 +86,86 @@ BLUEJAY_INLINE int32_t first_sum(int32_t total) {
   return -kZero * total;
 }
 
-// Activations of some rows side by side, so that one pointer finds them all: signed bytes
-// [blocks, rows, kBlock], and [blocks, rows] scales and sums of the bytes.
-struct RoundedRows {
-  int8_t* codes;
-  float* scales;
-  int32_t* totals;
-  int64_t rows;
-};
+// The integer products of one block: sums[row][part] of each lane's codes with the activations.
+template <int kBits, int kZero, int kRows>
+BLUEJAY_INLINE void multiply_block(Sums (&sums)[kRows][kParts], const uint8_t* codes,
+                                   const int8_t* activations, const int32_t* totals) {
+  constexpr int kSlices = kBlock * kGroup * kBits / 8 / 64;
+#pragma GCC unroll 8
+  for (int r = 0; r < kRows; ++r)
+#pragma GCC unroll 4
+    for (int p = 0; p < kParts; ++p) sums[r][p] = splat_sum(first_sum<kZero>(totals[r]));
+#pragma GCC unroll 8
+  for (int s = 0; s < kSlices; ++s)
+#pragma GCC unroll 4
+    for (int p = 0; p < kParts; ++p) {
+      const Codes c = load_codes(codes + 64 * s + 64 / kParts * p);
+      const Codes low = kBits == 8 ? c : low_nibbles(c);
+      const Codes high = kBits == 8 ? c : high_nibbles(c);
+#pragma GCC unroll 8
+      for (int r = 0; r < kRows; ++r) {
+        int32_t four;
+        std::memcpy(&four, activations + r * kBlock + 4 * s, 4);
+        sums[r][p] = add_products<kZero>(sums[r][p], low, four);
+        if (kBits == 4) {
+          std::memcpy(&four, activations + r * kBlock + 4 * (s + 4), 4);
+          sums[r][p] = add_products<kZero>(sums[r][p], high, four);
+        }
+      }
+    }
+}
 
-BLUEJAY_INLINE void round_row(const RoundedRows& to, int64_t row, const float* x, int64_t inputs) {
-  for (int64_t b = 0; b < inputs / kBlock; ++b) {
-    const float* from = x + b * kBlock;
-    int8_t* codes = to.codes + (b * to.rows + row) * kBlock;
-    float most = 0.0f;
-    // NaN must not be lost in a comparison: the scale then is NaN, and so is every result.
-    bool is_number = true;
-    for (int i = 0; i < kBlock; ++i) {
-      most = std::max(most, std::fabs(from[i]));
-      is_number = is_number && from[i] == from[i];
+#if defined(__AVX2__) && !defined(__AVX512VNNI__)
+// Products of nibbles and bytes are so small that a whole block of them fits into 16 bits: 16 products
+// of at most 15 * 127 each.
+template <int kZero, int kRows>
+BLUEJAY_INLINE void multiply_nibbles(Sums (&sums)[kRows][kParts], const uint8_t* codes,
+                                     const int8_t* activations, const int32_t* totals) {
+#pragma GCC unroll 2
+  for (int p = 0; p < kParts; ++p) {
+    __m256i pairs[kRows];
+#pragma GCC unroll 4
+    for (int s = 0; s < 4; ++s) {
+      const Codes c = load_codes(codes + 64 * s + 32 * p);
+      const Codes low = low_nibbles(c), high = high_nibbles(c);
+#pragma GCC unroll 8
+      for (int r = 0; r < kRows; ++r) {
+        int32_t four[2];
+        std::memcpy(four, activations + r * kBlock + 4 * s, 4);
+        std::memcpy(four + 1, activations + r * kBlock + 4 * (s + 4), 4);
+        const __m256i a = _mm256_maddubs_epi16(low, _mm256_set1_epi32(four[0]));
+        const __m256i b = _mm256_maddubs_epi16(high, _mm256_set1_epi32(four[1]));
+        const __m256i both = _mm256_add_epi16(a, b);
+        pairs[r] = s == 0 ? both : _mm256_add_epi16(pairs[r], both);
+      }
     }
-    const float scale = is_number ? most / 127.0f : __builtin_nanf("");
-    const float inverse = most > 0.0f && most < __builtin_inff() ? 127.0f / most : 0.0f;
-    int32_t total = 0;
-    for (int i = 0; i < kBlock; ++i) {
-      const float rounded = is_number ? std::nearbyint(from[i] * inverse) : 0.0f;
-      const int8_t code = static_cast<int8_t>(std::isfinite(rounded) ? rounded : 0.0f);
-      codes[i] = code;
-      total += code;
-    }
-    // An infinite value times zero is NaN, as the reference has it where signs differ.
-    to.scales[b * to.rows + row] = scale;
-    to.totals[b * to.rows + row] = total;
+#pragma GCC unroll 8
+    for (int r = 0; r < kRows; ++r)
+      sums[r][p] = _mm256_add_epi32(splat_sum(first_sum<kZero>(totals[r])),
+                                    _mm256_madd_epi16(pairs[r], _mm256_set1_epi16(1)));
   }
 }
+#endif
 
 // One group of kGroup outputs for kRows rows. Sums over blocks run in float32, in the order of blocks.
 template <int kBits, int kZero, bool kHasOffset, int kRows>
-BLUEJAY_INLINE void multiply_group(float* out, int64_t stride, int live, const RoundedRows& x,
-                                   const QuantizedWeights& w, int64_t group) {
+BLUEJAY_INLINE void multiply_group(const RowTarget& to, const RoundedRows& x, const Weights& w,
+                                   int64_t group) {
   constexpr int kBytes = kBlock * kGroup * kBits / 8;
   const int64_t blocks = w.inputs / kBlock;
-  const uint8_t* codes = w.codes + group * blocks * kBytes;
+  const uint8_t* codes = static_cast<const uint8_t*>(w.data) + group * blocks * kBytes;
   const uint16_t* scales = w.scales + group * blocks * kGroup;
   const uint16_t* offsets = kHasOffset ? w.offsets + group * blocks * kGroup : nullptr;
   const int8_t* activations = x.codes;
   Floats total[kRows][kParts] = {};
   for (int64_t b = 0; b < blocks; ++b) {
     Sums sums[kRows][kParts];
-#pragma GCC unroll 8
-    for (int r = 0; r < kRows; ++r)
-#pragma GCC unroll 4
-      for (int p = 0; p < kParts; ++p)
-        sums[r][p] = splat_sum(first_sum<kZero>(x.totals[b * kRows + r]));
-#pragma GCC unroll 8
-    for (int s = 0; s < kBytes / 64; ++s)
-#pragma GCC unroll 4
-      for (int p = 0; p < kParts; ++p) {
-        const Codes c = load_codes(codes + 64 * s + 64 / kParts * p);
-        const Codes low = kBits == 8 ? c : low_nibbles(c);
-        const Codes high = kBits == 8 ? c : high_nibbles(c);
-#pragma GCC unroll 8
-        for (int r = 0; r < kRows; ++r) {
-          int32_t four;
-          std::memcpy(&four, activations + r * kBlock + 4 * s, 4);
-          sums[r][p] = add_products<kZero>(sums[r][p], low, four);
-          if (kBits == 4) {
-            std::memcpy(&four, activations + r * kBlock + 4 * (s + 4), 4);
-            sums[r][p] = add_products<kZero>(sums[r][p], high, four);
-          }
-        }
-      }
+#if defined(__AVX2__) && !defined(__AVX512VNNI__)
+    if constexpr (kBits == 4)
+      multiply_nibbles<kZero, kRows>(sums, codes, activations, x.totals + b * kRows);
+    else
+#endif
+      multiply_block<kBits, kZero, kRows>(sums, codes, activations, x.totals + b * kRows);
     alignas(64) float scale[kGroup], offset[kGroup];
     widen_halves(scale, scales + b * kGroup);
     if (kHasOffset) widen_halves(offset, offsets + b * kGroup);
@@ -187,76 +182,42 @@ BLUEJAY_INLINE void multiply_group(float* out, int64_t stride, int live, const R
     codes += kBytes;
     activations += kRows * kBlock;
   }
+  const int live = static_cast<int>(std::min<int64_t>(kGroup, w.outputs - group * kGroup));
   for (int r = 0; r < kRows; ++r) {
     alignas(64) float lanes[kGroup];
     for (int p = 0; p < kParts; ++p) store(lanes + kLanes * p, total[r][p]);
-    std::memcpy(out + r * stride, lanes, sizeof(float) * static_cast<size_t>(live));
+    put_group(to, r, group, lanes, live);
   }
-}
-
-// How many of `count` rows go together. A row's result does not depend on it.
-BLUEJAY_INLINE int64_t tile_rows(int64_t count) {
-#if defined(__AVX512VNNI__)
-  if (count >= 8) return 8;
-#endif
-  return count >= 4 ? 4 : count >= 2 ? 2 : 1;
 }
 
 template <int kBits, int kZero, bool kHasOffset>
-BLUEJAY_INLINE void multiply_tile_rows(float* out, int64_t stride, int live, const RoundedRows& x,
-                                       const QuantizedWeights& w, int64_t group) {
+BLUEJAY_INLINE void multiply_tile_rows(const RowTarget& to, const RoundedRows& x, const Weights& w,
+                                       int64_t group) {
   switch (x.rows) {
 #if defined(__AVX512VNNI__)
-    case 8: return multiply_group<kBits, kZero, kHasOffset, 8>(out, stride, live, x, w, group);
+    case 8: return multiply_group<kBits, kZero, kHasOffset, 8>(to, x, w, group);
 #endif
-    case 4: return multiply_group<kBits, kZero, kHasOffset, 4>(out, stride, live, x, w, group);
-    case 2: return multiply_group<kBits, kZero, kHasOffset, 2>(out, stride, live, x, w, group);
-    default: return multiply_group<kBits, kZero, kHasOffset, 1>(out, stride, live, x, w, group);
+    case 4: return multiply_group<kBits, kZero, kHasOffset, 4>(to, x, w, group);
+    case 2: return multiply_group<kBits, kZero, kHasOffset, 2>(to, x, w, group);
+    default: return multiply_group<kBits, kZero, kHasOffset, 1>(to, x, w, group);
   }
 }
 
-// Where the tile that begins with row `first` lies within memory for all rows.
-inline RoundedRows rounded_rows(uint8_t* memory, int64_t first, int64_t rows, int64_t inputs) {
-  const int64_t blocks = inputs / kBlock;
-  uint8_t* begin = memory + first * (inputs + 8 * blocks);
-  auto* scales = reinterpret_cast<float*>(begin + rows * inputs);
-  auto* totals = reinterpret_cast<int32_t*>(scales + rows * blocks);
-  return {reinterpret_cast<int8_t*>(begin), scales, totals, rows};
-}
-
-// out [count, outputs] = x [count, inputs] . weights^T.
-inline bool multiply_quantized(float* out, const float* x, int64_t count, QuantizedWeights w) {
-  const int64_t groups = (w.outputs + kGroup - 1) / kGroup;
-  const int64_t row_bytes = w.inputs + 8 * (w.inputs / kBlock);
-  auto* memory =
-      static_cast<uint8_t*>(scratch(Slot::kRight, static_cast<size_t>(count * row_bytes)));
-  if (memory == nullptr) return false;
-  for (int64_t first = 0; first < count;) {
-    const RoundedRows tile = rounded_rows(memory, first, tile_rows(count - first), w.inputs);
-    for (int64_t r = 0; r < tile.rows; ++r)
-      round_row(tile, r, x + (first + r) * w.inputs, w.inputs);
-    first += tile.rows;
-  }
-  // Some groups a task: enough to be worth taking, few enough that the threads end together.
-  const int64_t chunk = std::max<int64_t>(1, groups / (8 * num_threads()));
-  parallel_for(static_cast<size_t>((groups + chunk - 1) / chunk), [&](size_t task) {
-    const int64_t begin = static_cast<int64_t>(task) * chunk;
-    for (int64_t g = begin; g < std::min(groups, begin + chunk); ++g) {
-      const int live = static_cast<int>(std::min<int64_t>(kGroup, w.outputs - g * kGroup));
-      for (int64_t first = 0; first < count;) {
-        const RoundedRows tile = rounded_rows(memory, first, tile_rows(count - first), w.inputs);
-        float* to = out + first * w.outputs + g * kGroup;
-        if (w.bits == 8)
-          multiply_tile_rows<8, 128, false>(to, w.outputs, live, tile, w, g);
-        else if (w.offsets == nullptr)
-          multiply_tile_rows<4, 8, false>(to, w.outputs, live, tile, w, g);
-        else
-          multiply_tile_rows<4, 0, true>(to, w.outputs, live, tile, w, g);
-        first += tile.rows;
-      }
+// Outputs [16 first, 16 last) of all rows.
+inline void multiply_codes(const RowTarget& to, const InputRows& x, const Weights& w, int64_t first,
+                           int64_t last) {
+  for (int64_t g = first; g < last; ++g)
+    for (int64_t row = 0; row < x.count;) {
+      const RoundedRows tile = rounded_rows(x, row);
+      const RowTarget at = to.from_row(row);
+      if (w.kind == WeightKind::kInt8)
+        multiply_tile_rows<8, 128, false>(at, tile, w, g);
+      else if (w.offsets == nullptr)
+        multiply_tile_rows<4, 8, false>(at, tile, w, g);
+      else
+        multiply_tile_rows<4, 0, true>(at, tile, w, g);
+      row += tile.rows;
     }
-  });
-  return true;
 }
 
 }  // namespace bluejay::BLUEJAY_ISA

@@ -73,6 +73,19 @@ BLUEJAY_INLINE float largest(Floats v) {
   return lanes[0];
 }
 
+// To the nearest whole number, ties to even: as an instruction, which no multiplication before it can be
+// contracted with.
+BLUEJAY_INLINE Floats round_to_whole(Floats x) {
+#if defined(__AVX512F__)
+  return (Floats)_mm512_roundscale_ps((__m512)x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+#elif defined(__AVX2__)
+  return (Floats)_mm256_round_ps((__m256)x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+#else
+  for (int i = 0; i < kLanes; ++i) x[i] = __builtin_nearbyintf(x[i]);
+  return x;
+#endif
+}
+
 // e^x with a relative error below 2e-7: 2^n times a polynomial on [-ln 2 / 2, ln 2 / 2] (coefficients of
 // Cephes' expf). Below -87 the result is 0, above 88.7 infinite; NaN stays NaN.
 BLUEJAY_INLINE Floats exponential(Floats x) {

@@ -1,4 +1,4 @@
-// Block-quantized weights in memory; what the bytes mean stands in quantized.h.
+// Weights in memory: plain rows of floats, or blocks of codes whose bytes quantized.h explains.
 #pragma once
 
 #include <cstdint>
@@ -9,12 +9,18 @@ namespace bluejay {
 inline constexpr int kBlock = 32;  // inputs that share a scale
 inline constexpr int kGroup = 16;  // output rows that lie interleaved
 
-struct QuantizedWeights {
-  const uint8_t* codes;     // [groups, blocks, kBlock * kGroup * bits / 8]
-  const uint16_t* scales;   // [groups, blocks, kGroup] half precision
+enum class WeightKind { kFloat32, kBfloat16, kFloat16, kInt8, kInt4 };
+
+struct Weights {
+  WeightKind kind;
+  const void* data;         // [outputs, inputs], or codes [groups, blocks, kBlock * kGroup * bits / 8]
+  const uint16_t* scales;   // [groups, blocks, kGroup] half precision, of codes alone
   const uint16_t* offsets;  // the same, or null
-  int64_t outputs, inputs;  // inputs a multiple of kBlock
-  int bits;                 // 8 or 4
+  int64_t outputs, inputs;  // inputs a multiple of kBlock where there are codes
+
+  bool is_quantized() const { return kind == WeightKind::kInt8 || kind == WeightKind::kInt4; }
+  int bits() const { return kind == WeightKind::kInt8 ? 8 : 4; }
+  int64_t groups() const { return (outputs + kGroup - 1) / kGroup; }
 };
 
 inline float half_to_float(uint16_t half) {
@@ -31,6 +37,33 @@ inline float half_to_float(uint16_t half) {
   }
   float value;
   std::memcpy(&value, &bits, 4);
+  return value;
+}
+
+// Rounded to nearest, ties to even; too large is infinite.
+inline uint16_t float_to_half(float value) {
+  uint32_t bits;
+  std::memcpy(&bits, &value, 4);
+  const auto sign = static_cast<uint16_t>(bits >> 16 & 0x8000);
+  bits &= 0x7fffffff;
+  if (bits > 0x7f800000) return static_cast<uint16_t>(sign | 0x7e00);
+  if (bits >= 0x477ff000) return static_cast<uint16_t>(sign | 0x7c00);
+  if (bits < 0x38800000) {  // below the smallest normal: count in steps of 2^-24
+    float size;
+    std::memcpy(&size, &bits, 4);
+    const float steps = size * 16777216.0f + 8388608.0f;  // adding 2^23 rounds to whole steps
+    uint32_t whole;
+    std::memcpy(&whole, &steps, 4);
+    return static_cast<uint16_t>(sign | (whole & 0x7ff));
+  }
+  bits += 0xfff + (bits >> 13 & 1);
+  return static_cast<uint16_t>(sign | ((bits - 0x38000000) >> 13));
+}
+
+inline float bfloat16_to_float(uint16_t bits) {
+  const uint32_t wide = static_cast<uint32_t>(bits) << 16;
+  float value;
+  std::memcpy(&value, &wide, 4);
   return value;
 }
 

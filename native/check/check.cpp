@@ -231,9 +231,10 @@ void check_quantized(int64_t count, int64_t outputs, int64_t blocks, int bits, b
         }
       }
   Floats out(expected.size(), NAN);
-  kernels().multiply_quantized(out.data(), x.data(), count,
-                               {codes.data(), scales.data(), has_offsets ? offsets.data() : nullptr,
-                                outputs, inputs, bits});
+  kernels().multiply_weights(out.data(), x.data(), count,
+                             {bits == 8 ? bluejay::WeightKind::kInt8 : bluejay::WeightKind::kInt4,
+                              codes.data(), scales.data(), has_offsets ? offsets.data() : nullptr,
+                              outputs, inputs});
   expect(bits == 8 ? "quantized, 8 bits" : "quantized, 4 bits", worst(out, expected), 1e-5);
 }
 

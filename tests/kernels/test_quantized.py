@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from bluejay.kernels.library import Library
-from bluejay.kernels.quantized import multiply_quantized
+from bluejay.kernels.decoding import StoredWeight, multiply_weights
 from bluejay.nn import contract as contract_module
 from bluejay.nn.contract import contract
 from bluejay.nn.quantized import (
@@ -48,7 +48,9 @@ def drawn(kind: str, outputs: int, blocks: int, *, seed: int = 0) -> QuantizedWe
 def product(x: np.ndarray, weight: QuantizedWeight) -> np.ndarray:
     leaves = (weight.codes, weight.scales, weight.offsets)
     packed = (None if leaf is None else jnp.asarray(leaf) for leaf in leaves)
-    return np.asarray(multiply_quantized(jnp.asarray(x), *packed, outputs=weight.num_outputs))
+    return np.asarray(
+        multiply_weights(jnp.asarray(x), StoredWeight(*packed), outputs=weight.num_outputs)
+    )
 
 
 def rounded(x: np.ndarray) -> np.ndarray:

@@ -7,6 +7,7 @@ Axes: R rows of one call  T tokens of one chunk  V vocabulary  D embed
 """
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -18,7 +19,8 @@ from jaxtyping import Array, Float, Int
 from numpy.typing import NDArray
 
 from bluejay.core.errors import UsageError
-from bluejay.model.cache import Cache, LayerCache, empty_cache
+from bluejay.kernels.decoding import native_decoding
+from bluejay.model.cache import Cache, empty_cache
 from bluejay.model.config import DecoderConfig
 from bluejay.model.decoder import extend, logits
 from bluejay.model.params import DecoderParams
@@ -67,10 +69,13 @@ class Runner:
         self.config = config
         self.rows_per_call = rows_per_call or _default_rows_per_call()
         self._cache_dtype = cache_dtype
-        chunk = partial(_run_chunk, config=config)
+        # Kernels see arrays of one device; a mesh's go through XLA.
+        is_native = all(len(leaf.devices()) == 1 for leaf in jax.tree.leaves(params))
+        chunk = partial(_run_chunk, config=config, is_native=is_native)
         self._chunk = jax.jit(chunk, donate_argnames="cache")
         self._chunk_of_copy = jax.jit(chunk)
-        self._score_chunk = jax.jit(partial(_score_chunk, config=config), donate_argnames="cache")
+        score_chunk = partial(_score_chunk, config=config, is_native=is_native)
+        self._score_chunk = jax.jit(score_chunk, donate_argnames="cache")
 
     @property
     def num_programs(self) -> int:
@@ -217,12 +222,14 @@ def _run_chunk(
     *,
     cache: Cache,
     config: DecoderConfig,
+    is_native: bool,
 ) -> tuple[Float[Array, "R V"], Cache]:
     """Run a chunk; logits of each row's token number `last` alone, for the head is a large part
     of a small model's work."""
-    x, cache = extend(params, ids, starts, cache, config=config)
-    ends = jnp.take_along_axis(x, last[:, None, None], axis=1)
-    return logits(params, ends, config=config)[:, 0], cache
+    with native_decoding() if is_native else nullcontext():
+        x, cache = extend(params, ids, starts, cache, config=config)
+        ends = jnp.take_along_axis(x, last[:, None, None], axis=1)
+        return logits(params, ends, config=config)[:, 0], cache
 
 
 def _score_chunk(
@@ -232,9 +239,11 @@ def _score_chunk(
     *,
     cache: Cache,
     config: DecoderConfig,
+    is_native: bool,
 ) -> tuple[Float[Array, "R T V"], Cache]:
-    x, cache = extend(params, ids, starts, cache, config=config)
-    return logits(params, x, config=config), cache
+    with native_decoding() if is_native else nullcontext():
+        x, cache = extend(params, ids, starts, cache, config=config)
+        return logits(params, x, config=config), cache
 
 
 def _num_compiled(program: Callable[..., object]) -> int:
@@ -280,9 +289,6 @@ def _grown(cache: Cache, capacity: int) -> Cache:
         missing = capacity - array.shape[2]
         if not missing:
             return array
-        return jnp.pad(array, ((0, 0), (0, 0), (0, missing), (0, 0)))
+        return jnp.pad(array, [(0, missing if axis == 2 else 0) for axis in range(array.ndim)])
 
-    layers = tuple(
-        LayerCache(key=grow(layer.key), value=grow(layer.value)) for layer in cache.layers
-    )
-    return Cache(layers=layers)
+    return jax.tree.map(grow, cache)

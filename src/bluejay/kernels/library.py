@@ -20,7 +20,8 @@ _TARGETS = (
     "bluejay_cross_entropy_backward",
     "bluejay_block_middle",
     "bluejay_block_middle_backward",
-    "bluejay_multiply_quantized",
+    "bluejay_multiply_weights",
+    "bluejay_decoder_block",
 )
 
 

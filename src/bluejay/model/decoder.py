@@ -14,7 +14,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from bluejay.model.cache import Cache, LayerCache, append
+from bluejay.model.cache import Cache, LayerCache, append, widened
+from bluejay.model.cached_block import cached_block, decodes_block_natively
 from bluejay.model.config import DecoderConfig
 from bluejay.model.parallel_block import parallel_block, trains_natively
 from bluejay.model.params import (
@@ -102,8 +103,11 @@ def extend(
     x = embed(params, ids, positions)
     layers: list[LayerCache] = []
     for layer, layer_cache in zip(params.blocks, cache.layers, strict=True):
-        x, new_cache = block(layer, x, place, layer_cache, config=config)
-        assert new_cache is not None
+        if decodes_block_natively(layer, x, layer_cache):
+            x, new_cache = cached_block(layer, x, starts, place.turn, layer_cache, config=config)
+        else:
+            x, new_cache = block(layer, x, place, layer_cache, config=config)
+            assert new_cache is not None
         layers.append(new_cache)
     return x, Cache(layers=tuple(layers))
 
@@ -159,7 +163,8 @@ def attention(
         mixed = causal_attention(query, key, value)
     else:
         cache = append(cache, key, value, place.positions[:, 0])
-        mixed = cached_attention(query, cache.key, cache.value, place.positions)
+        keys, values = widened(cache.key, cache.key_scales), widened(cache.value, cache.value_scales)
+        mixed = cached_attention(query, keys, values, place.positions)
     return _biased(contract("BTNH,DNH->BTD", mixed, params.out), params.out_bias), cache
 
 

@@ -12,8 +12,14 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from bluejay.kernels.decoding import (
+    DENSE_DTYPES,
+    StoredWeight,
+    decodes_natively,
+    multiplies_quantized,
+    multiply_weights,
+)
 from bluejay.kernels.products import matmul, native_precision
-from bluejay.kernels.quantized import multiplies_quantized, multiply_quantized
 from bluejay.nn.quantized import QuantizedWeight, dequantize
 
 # A weight as parameter trees carry it. `contract` is the only function that cares which it meets.
@@ -40,6 +46,10 @@ def contract_to_float32(equation: str, x: Float[Array, "..."], w: Weight) -> Flo
     inputs = math.prod(x.shape[len(rows) :])
     if isinstance(w, QuantizedWeight):
         return _multiply_quantized(x.reshape(-1, inputs), w).reshape(*rows, *columns)
+    if decodes_natively() and x.dtype == jnp.float32 and w.dtype.name in DENSE_DTYPES:
+        stored = StoredWeight(w.reshape(-1, inputs))
+        product = multiply_weights(x.reshape(-1, inputs), stored, outputs=math.prod(columns))
+        return product.reshape(*rows, *columns)
     precision = native_precision()
     if precision is not None and x.dtype == w.dtype == jnp.float32:
         product = matmul(x.reshape(-1, inputs), w.reshape(-1, inputs), precision)
@@ -57,8 +67,8 @@ def contract_to_float32(equation: str, x: Float[Array, "..."], w: Weight) -> Flo
 def _multiply_quantized(x: Float[Array, "R I"], w: QuantizedWeight) -> Float[Array, "R N"]:
     """Integer products in native code, rows rounded to 8 bits; without it, exact float32 ones."""
     if multiplies_quantized():
-        wide = x.astype(jnp.float32)
-        return multiply_quantized(wide, w.codes, w.scales, w.offsets, outputs=w.num_outputs)
+        stored = StoredWeight(w.codes, w.scales, w.offsets)
+        return multiply_weights(x.astype(jnp.float32), stored, outputs=w.num_outputs)
     return contract_to_float32("RI,NI->RN", x, dequantize(w).reshape(-1, x.shape[1]))
 
 

@@ -1,0 +1,49 @@
+// One layer of a decoder as its native kernel takes it: sizes, weights, cache.
+#pragma once
+
+#include <cstdint>
+
+#include "weights.h"
+
+namespace bluejay {
+
+enum class Activation { kGeluTanh, kGeluErf, kSiluGated };
+enum class CacheKind { kFloat32, kFloat16, kInt8 };
+
+struct Norm {
+  const float *scale, *bias;  // [embed]; no bias: RMSNorm. No scale: there is no such norm
+};
+
+struct Linear {
+  Weights weights;
+  const float* bias;  // [outputs] or null
+};
+
+// Keys or values of one layer: [batch, kv_heads, capacity, width]. Bytes have one float32 scale per
+// position and head, [batch, kv_heads, capacity].
+struct CachePart {
+  void* data;
+  float* scales;
+};
+
+struct DecoderLayer {
+  int64_t batch, length;  // sequences, and new positions of each
+  int64_t embed, heads, kv_heads, width, wide, pairs, capacity;
+  bool is_sequential, pairs_are_halves;
+  Activation activation;
+  float eps;
+
+  const float* x;       // [batch, length, embed]
+  float* out;           // the same
+  const int32_t* starts;  // [batch]: where the first new position stands
+  const float *cos, *sin;  // [batch, length, pairs]; no pairs: positions are learned
+  Norm attention_norm, feed_forward_norm;
+  Linear query, key, value, mix, up, gate, down;
+  CacheKind cache;
+  CachePart keys, values;
+
+  int64_t rows() const { return batch * length; }
+  bool is_gated() const { return activation == Activation::kSiluGated; }
+};
+
+}  // namespace bluejay

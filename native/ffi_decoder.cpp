@@ -1,0 +1,241 @@
+// The handlers of decoding: products with weights of any kind, and a whole block over its cache.
+#include <optional>
+
+#include "ffi_checks.h"
+#include "kernels.h"
+
+namespace {
+
+using namespace bluejay::checks;
+using bluejay::CacheKind;
+using bluejay::kBlock;
+using bluejay::kernels;
+using bluejay::kGroup;
+using bluejay::Weights;
+using bluejay::WeightKind;
+using Array = ffi::AnyBuffer;
+
+// An array without elements stands for one that is not there.
+const float* floats_or_null(const Array& x) {
+  return x.element_count() == 0 ? nullptr : static_cast<const float*>(x.untyped_data());
+}
+
+// Weights of [outputs, inputs], if the three arrays have the types and shapes of such.
+std::optional<Weights> weights_of(const Array& data, const Array& scales, const Array& offsets,
+                                  int64_t outputs, int64_t inputs) {
+  Weights w{WeightKind::kFloat32, data.untyped_data(), nullptr, nullptr, outputs, inputs};
+  const auto type = data.element_type();
+  if (type != ffi::U8) {
+    if (data.element_count() != static_cast<size_t>(outputs * inputs)) return std::nullopt;
+    if (type == ffi::F16)
+      w.kind = WeightKind::kFloat16;
+    else if (type == ffi::BF16)
+      w.kind = WeightKind::kBfloat16;
+    else if (type != ffi::F32)
+      return std::nullopt;
+    return w;
+  }
+  const auto shape = data.dimensions();
+  const int64_t blocks = inputs / kBlock, groups = w.groups();
+  if (inputs % kBlock != 0 || shape.size() != 3) return std::nullopt;
+  const int64_t bytes = shape[2];
+  if (bytes != kBlock * kGroup && bytes != kBlock * kGroup / 2) return std::nullopt;
+  w.kind = bytes == kBlock * kGroup ? WeightKind::kInt8 : WeightKind::kInt4;
+  const auto is_per_block = [&](const Array& x) {
+    return x.element_type() == ffi::F16 && has_shape(x, {groups, blocks, kGroup});
+  };
+  if (!has_shape(data, {groups, blocks, bytes}) || !is_per_block(scales)) return std::nullopt;
+  w.scales = static_cast<const uint16_t*>(scales.untyped_data());
+  if (offsets.element_count() == 0) return w;
+  if (w.kind == WeightKind::kInt8 || !is_per_block(offsets)) return std::nullopt;
+  w.offsets = static_cast<const uint16_t*>(offsets.untyped_data());
+  return w;
+}
+
+using Matrix = ffi::Buffer<ffi::F32>;
+using MatrixOut = ffi::ResultBuffer<ffi::F32>;
+
+// x [rows, inputs] . weights^T.
+ffi::Error multiply(Matrix x, Array data, Array scales, Array offsets, MatrixOut out) {
+  if (x.dimensions().size() != 2 || out->dimensions().size() != 2)
+    return wrong("a product with weights takes rows");
+  const auto rows = x.dimensions()[0], inputs = x.dimensions()[1], outputs = out->dimensions()[1];
+  const auto w = weights_of(data, scales, offsets, outputs, inputs);
+  if (!w || out->dimensions()[0] != rows)
+    return wrong("the shapes of a product with weights do not fit together");
+  return done(kernels().multiply_weights(out->typed_data(), x.typed_data(), rows, *w));
+}
+
+// The arguments of a block in their order. A failed check makes all that follows a no-op.
+class BlockArguments {
+ public:
+  explicit BlockArguments(ffi::RemainingArgs arguments) : arguments_(arguments) {}
+
+  bool is_fit() const { return is_fit_ && at_ == arguments_.size(); }
+
+  std::optional<Array> next() {
+    auto found = arguments_.get<Array>(at_++);  // an error behind the last of them
+    if (!found.has_value()) {
+      is_fit_ = false;
+      return std::nullopt;
+    }
+    return *found;
+  }
+
+  // Float32 of this shape, or, where that may be, nothing at all.
+  const float* floats(std::initializer_list<int64_t> shape, bool may_lack = false) {
+    const auto x = next();
+    if (!x || (may_lack && x->element_count() == 0)) return nullptr;
+    if (x->element_type() != ffi::F32 || !has_shape(*x, shape)) is_fit_ = false;
+    return floats_or_null(*x);
+  }
+
+  bluejay::Linear linear(int64_t outputs, int64_t inputs, bool may_lack = false) {
+    const auto data = next(), scales = next(), offsets = next();
+    const float* bias = floats({outputs}, true);
+    if (!data || !scales || !offsets || (may_lack && data->element_count() == 0)) return {};
+    const auto w = weights_of(*data, *scales, *offsets, outputs, inputs);
+    if (!w) is_fit_ = false;
+    return {w.value_or(Weights{}), bias};
+  }
+
+  // RMSNorm has no bias.
+  bluejay::Norm norm(int64_t width, bool may_lack = false) {
+    const float* scale = floats({width}, may_lack);
+    return {scale, floats({width}, true)};
+  }
+
+ private:
+  ffi::RemainingArgs arguments_;
+  size_t at_ = 0;
+  bool is_fit_ = true;
+};
+
+std::optional<CacheKind> cache_kind(ffi::DataType type) {
+  if (type == ffi::F32) return CacheKind::kFloat32;
+  if (type == ffi::F16) return CacheKind::kFloat16;
+  if (type == ffi::S8) return CacheKind::kInt8;
+  return std::nullopt;
+}
+
+using Starts = ffi::Buffer<ffi::S32>;
+using ArrayOut = ffi::Result<Array>;
+
+// Keys or values and, for bytes, their scales, if they are such a cache.
+bool set_cache_part(bluejay::CachePart* part, const bluejay::DecoderLayer& l, const Array& data,
+                    const Array& scales) {
+  if (!has_shape(data, {l.batch, l.kv_heads, l.capacity, l.width})) return false;
+  part->data = data.untyped_data();
+  if (l.cache != CacheKind::kInt8) return true;
+  part->scales = static_cast<float*>(scales.untyped_data());
+  return scales.element_type() == ffi::F32 && has_shape(scales, {l.batch, l.kv_heads, l.capacity});
+}
+
+// The sizes, if heads and arrays have any that fit.
+std::optional<bluejay::DecoderLayer> layer_of(const Matrix& x, const Starts& starts,
+                                              const Matrix& cos, const Array& keys, int64_t heads,
+                                              int64_t kv_heads, int64_t wide) {
+  const auto shape = x.dimensions(), cached = keys.dimensions(), turns = cos.dimensions();
+  if (shape.size() != 3 || cached.size() != 4 || turns.size() != 3) return std::nullopt;
+  bluejay::DecoderLayer l{};
+  l.batch = shape[0];
+  l.length = shape[1];
+  l.embed = shape[2];
+  l.heads = heads;
+  l.kv_heads = kv_heads;
+  l.wide = wide;
+  l.capacity = cached[2];
+  l.width = cached[3];
+  l.pairs = turns[2];
+  const auto kind = cache_kind(keys.element_type());
+  if (!kind || kv_heads < 1 || heads % kv_heads != 0 || l.width < 1 || wide < 1 ||
+      2 * l.pairs > l.width || !has_shape(starts, {l.batch}) ||
+      !has_shape(cos, {l.batch, l.length, l.pairs}))
+    return std::nullopt;
+  l.cache = *kind;
+  return l;
+}
+
+// New positions must lie within the cache: an index would otherwise be an address outside of it.
+bool starts_fit(const bluejay::DecoderLayer& l) {
+  return std::all_of(l.starts, l.starts + l.batch, [&](int32_t start) {
+    return start >= 0 && start + l.length <= l.capacity;
+  });
+}
+
+// The four arrays of the cache are worked on in place: their arguments are their results.
+ffi::Error decode_block(Matrix x, Starts starts, Matrix cos, Matrix sin, Array, Array, Array, Array,
+                        ffi::RemainingArgs rest, MatrixOut out, ArrayOut keys, ArrayOut values,
+                        ArrayOut key_scales, ArrayOut value_scales, int64_t heads,
+                        int64_t kv_heads, int64_t wide, bool is_sequential, bool pairs_are_halves,
+                        int64_t activation, float eps) {
+  auto layer = layer_of(x, starts, cos, *keys, heads, kv_heads, wide);
+  if (!layer) return wrong("the sizes of a decoder's block do not fit together");
+  bluejay::DecoderLayer& l = *layer;
+  l.is_sequential = is_sequential;
+  l.pairs_are_halves = pairs_are_halves;
+  l.activation = static_cast<bluejay::Activation>(activation);
+  l.eps = eps;
+  l.x = x.typed_data();
+  l.out = out->typed_data();
+  l.starts = starts.typed_data();
+  l.cos = cos.typed_data();
+  l.sin = sin.typed_data();
+  BlockArguments arguments(rest);
+  l.attention_norm = arguments.norm(l.embed);
+  l.feed_forward_norm = arguments.norm(l.embed, !is_sequential);
+  l.query = arguments.linear(heads * l.width, l.embed);
+  l.key = arguments.linear(kv_heads * l.width, l.embed);
+  l.value = arguments.linear(kv_heads * l.width, l.embed);
+  l.mix = arguments.linear(l.embed, heads * l.width);
+  l.up = arguments.linear(wide, l.embed);
+  l.gate = arguments.linear(wide, l.embed, !l.is_gated());
+  l.down = arguments.linear(l.embed, wide);
+  if (activation < 0 || activation > 2 || !arguments.is_fit() ||
+      !has_shape(sin, {l.batch, l.length, l.pairs}) ||
+      !has_shape(*out, {l.batch, l.length, l.embed}) ||
+      values->element_type() != keys->element_type() ||
+      !set_cache_part(&l.keys, l, *keys, *key_scales) ||
+      !set_cache_part(&l.values, l, *values, *value_scales))
+    return wrong("the shapes of a decoder's block do not fit together");
+  if (!starts_fit(l)) return wrong("a position lies outside of the cache");
+  return done(kernels().decoder_block(l));
+}
+
+}  // namespace
+
+#pragma GCC visibility push(default)
+
+XLA_FFI_DEFINE_HANDLER_SYMBOL(bluejay_multiply_weights, multiply,
+                              ffi::Ffi::Bind()
+                                  .Arg<Matrix>()
+                                  .Arg<Array>()
+                                  .Arg<Array>()
+                                  .Arg<Array>()
+                                  .Ret<Matrix>());
+
+XLA_FFI_DEFINE_HANDLER_SYMBOL(bluejay_decoder_block, decode_block,
+                              ffi::Ffi::Bind()
+                                  .Arg<Matrix>()
+                                  .Arg<Starts>()
+                                  .Arg<Matrix>()
+                                  .Arg<Matrix>()
+                                  .Arg<Array>()
+                                  .Arg<Array>()
+                                  .Arg<Array>()
+                                  .Arg<Array>()
+                                  .RemainingArgs()
+                                  .Ret<Matrix>()
+                                  .Ret<Array>()
+                                  .Ret<Array>()
+                                  .Ret<Array>()
+                                  .Ret<Array>()
+                                  .Attr<int64_t>("heads")
+                                  .Attr<int64_t>("kv_heads")
+                                  .Attr<int64_t>("wide")
+                                  .Attr<bool>("is_sequential")
+                                  .Attr<bool>("pairs_are_halves")
+                                  .Attr<int64_t>("activation")
+                                  .Attr<float>("eps"));
+
+#pragma GCC visibility pop

@@ -1,0 +1,154 @@
+"""Decoding in native code: products with stored weights, and a whole block over its cache.
+
+Axes: B batch  T new position  R rows  I inputs  N outputs  Q groups of 16 outputs  L blocks of 32 inputs
+      D embed  P rotary pairs  K key/value heads  S capacity  H head width
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from bluejay.kernels.library import cpu_library
+
+_is_decoding: ContextVar[bool] = ContextVar("is_decoding", default=False)
+# Types that weights and caches may have beside packed codes.
+DENSE_DTYPES = ("float32", "bfloat16", "float16")
+CACHE_DTYPES = ("float32", "float16", "int8")
+
+
+@contextmanager
+def native_decoding() -> Iterator[None]:
+    """Whatever is traced inside decodes by native kernels, where they are.
+
+    For arrays of one CPU device; what is traced has no gradient.
+    """
+    token = _is_decoding.set(True)
+    try:
+        yield
+    finally:
+        _is_decoding.reset(token)
+
+
+def decodes_natively() -> bool:
+    """Whether native kernels decode here and now."""
+    return _is_decoding.get() and cpu_library() is not None
+
+
+def multiplies_quantized() -> bool:
+    """Whether `multiply_weights` runs here and now, for packed codes."""
+    return cpu_library() is not None
+
+
+class StoredWeight(NamedTuple):
+    """A weight as the kernels take it.
+
+    `data` are floats [N, ...], or codes [Q, L, 64 * bits] of the layout of `bluejay.nn.quantized`,
+    which have float16 scales [Q, L, 16] and may have such offsets.
+    """
+
+    data: Array
+    scales: Array | None = None
+    offsets: Array | None = None
+
+    def leaves(self) -> tuple[Array, Array, Array]:
+        """The three arrays; what is absent has no elements."""
+        nothing = jnp.zeros((0,), jnp.float16)
+        scales = nothing if self.scales is None else self.scales
+        return self.data, scales, nothing if self.offsets is None else self.offsets
+
+
+def multiply_weights(
+    x: Float[Array, "R I"], weight: StoredWeight, *, outputs: int
+) -> Float[Array, "R N"]:
+    """x . weight^T in float32; for codes, rows of x are rounded to 8 bits per block of 32.
+
+    A row's result does not depend on the number of threads; nor, for codes and for up to 16 rows
+    of floats, on the rows beside it.
+    """
+    shape = jax.ShapeDtypeStruct((x.shape[0], outputs), jnp.float32)
+    product: Array = jax.ffi.ffi_call("bluejay_multiply_weights", shape)(x, *weight.leaves())
+    return product
+
+
+class CacheArrays(NamedTuple):
+    """One layer's cache; int8 has one float32 scale per position and head."""
+
+    key: Array  # B K S H
+    value: Array  # B K S H
+    key_scales: Array | None = None  # B K S
+    value_scales: Array | None = None  # B K S
+
+
+class Linear(NamedTuple):
+    """A product with its bias."""
+
+    weight: StoredWeight
+    bias: Array | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class BlockForm:
+    """What a block is, apart from its arrays."""
+
+    heads: int
+    kv_heads: int
+    wide: int
+    is_sequential: bool
+    pairs_are_halves: bool
+    activation: int  # as the enumeration of native/decoder_layer.h
+    eps: float
+
+
+def decoder_block(
+    x: Float[Array, "B T D"],
+    starts: Int[Array, "B"],
+    turn: tuple[Float[Array, "B T P"], Float[Array, "B T P"]],
+    cache: CacheArrays,
+    norms: Sequence[Array | None],
+    linears: Sequence[Linear | None],
+    *,
+    form: BlockForm,
+) -> tuple[Float[Array, "B T D"], CacheArrays]:
+    """One block over T new positions of every row, and the cache with their keys and values.
+
+    `norms` are scale and bias of both norms, `linears` query, key, value, out, up, gate, down; None
+    where the family has no such thing. The cache is worked on in place where XLA can spare it.
+    A position outside of the cache is an error.
+    """
+    nothing = jnp.zeros((0,), jnp.float32)
+    cached = [nothing if array is None else array for array in cache]
+    arrays = [nothing if array is None else array for array in norms]
+    for linear in linears:
+        if linear is None:
+            arrays += [nothing] * 4
+        else:
+            bias = nothing if linear.bias is None else linear.bias.reshape(-1)
+            arrays += [*linear.weight.leaves(), bias]
+    shapes = [jax.ShapeDtypeStruct(array.shape, array.dtype) for array in (x, *cached)]
+    call = jax.ffi.ffi_call(
+        "bluejay_decoder_block", shapes, input_output_aliases={4 + i: 1 + i for i in range(4)}
+    )
+    moved, key, value, key_scales, value_scales = call(
+        x,
+        starts,
+        *turn,
+        *cached,
+        *arrays,
+        heads=np.int64(form.heads),
+        kv_heads=np.int64(form.kv_heads),
+        wide=np.int64(form.wide),
+        is_sequential=form.is_sequential,
+        pairs_are_halves=form.pairs_are_halves,
+        activation=np.int64(form.activation),
+        eps=np.float32(form.eps),
+    )
+    if cache.key_scales is None:
+        return moved, CacheArrays(key, value)
+    return moved, CacheArrays(key, value, key_scales, value_scales)
