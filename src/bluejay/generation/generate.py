@@ -4,6 +4,7 @@ Prompts of any lengths run together in groups of the runner's static number of r
 ids depend on its prompt, its sampling parameters and its number alone.
 """
 
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
@@ -14,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bluejay.core.errors import UsageError
-from bluejay.generation.runner import Prefix, RowGroup, Runner
+from bluejay.generation.decode_loop import MOST_STEPS, DecodeLoop
+from bluejay.generation.runner import Prefix, Runner
 from bluejay.generation.sampling import Choice, Sampler
 from bluejay.generation.sampling_params import SamplingParams
 
@@ -75,11 +77,9 @@ def generate(
     ]
     for row in rows:  # refuse before the first token is made
         row.check()
-    if runner.rows_per_call == 1:
-        yield from _one_by_one(runner, rows)
-        return
+    shared = _SharedPrefill()
     for begin in range(0, len(rows), runner.rows_per_call):
-        yield from _together(runner, rows[begin : begin + runner.rows_per_call])
+        yield from _run(runner, rows[begin : begin + runner.rows_per_call], shared)
 
 
 class _Row:
@@ -104,68 +104,80 @@ class _Row:
         self.runner.require_fit(self.request.prompt_ids, self.request.max_tokens)
 
     def start(self) -> Prefix:
-        self.sampler.observe_prompt(self.request.prompt_ids)
         return self.runner.start(self.request.prompt_ids, reserve=self.request.max_tokens)
 
-    def choose(self, logits: jax.Array) -> int | None:
-        """The next id, or None if the sample has finished."""
-        sample, request = self.sample, self.request
-        if sample.finish_reason is None and len(sample.choices) == request.max_tokens:
-            sample.finish_reason = "length"
-        if sample.finish_reason is not None:
-            return None
-        choice = self.sampler.choose(logits)
-        if choice.id in request.stop_ids:
+    def take(self, choice: Choice) -> None:
+        """Add a choice, and end where it is a stop id or the last that was asked for."""
+        sample = self.sample
+        if choice.id in self.request.stop_ids:
             sample.finish_reason = "stop"
-            return None
+            return
         sample.choices.append(choice)
-        return choice.id
+
+    def end_at_length(self) -> None:
+        if len(self.sample.choices) == self.request.max_tokens:
+            self.sample.finish_reason = self.sample.finish_reason or "length"
 
 
-def _one_by_one(runner: Runner, rows: Sequence[_Row]) -> Iterator[Sample]:
-    """Every row through the single-row programs; samples of one prompt share its prefill."""
-    shared: tuple[int, Prefix] | None = None
-    for row in rows:
+class _SharedPrefill:
+    """The prompt that was run last: samples of one prompt need it once."""
+
+    def __init__(self) -> None:
+        self._index: int | None = None
+        self._prefix: Prefix | None = None
+
+    def of(self, row: _Row) -> Prefix:
         index = row.sample.request_index
-        if shared is None or shared[0] != index:
-            shared = (index, row.start())
-        else:
-            row.sampler.observe_prompt(row.request.prompt_ids)
-        last = row.sample.sample_index == row.request.num_samples - 1
-        yield from _run_row(runner, row, shared[1], keep=not last)
+        if self._prefix is None or self._index != index:
+            self._index, self._prefix = index, row.start()
+        return self._prefix
 
 
-def _run_row(runner: Runner, row: _Row, prefix: Prefix, *, keep: bool) -> Iterator[Sample]:
-    append = runner.branch if keep else runner.step
-    token = row.choose(prefix.logits)
-    while token is not None:
-        yield row.sample
-        if row.sample.finish_reason is None and len(row.sample.choices) < row.request.max_tokens:
-            prefix = append(prefix, token)
-            append = runner.step
-        token = row.choose(prefix.logits)
-    yield row.sample
-
-
-def _together(runner: Runner, rows: Sequence[_Row]) -> Iterator[Sample]:
-    """A group of rows in lockstep; finished ones stand still until the last is done."""
-    reserve = max(row.request.max_tokens for row in rows)
-    group = runner.group([row.start() for row in rows], reserve=reserve)
-    while True:
-        tokens = [row.choose(logits) for row, logits in zip(rows, _rows(group), strict=False)]
-        if all(token is None for token in tokens):
-            break
-        for row, token in zip(rows, tokens, strict=True):
-            if token is not None:
-                yield row.sample
-        blank = runner.rows_per_call - len(rows)
-        group = runner.step_group(group, [*tokens, *[None] * blank])
+def _run(runner: Runner, rows: Sequence[_Row], shared: _SharedPrefill) -> Iterator[Sample]:
+    """Rows in lockstep; finished ones stand still until the last is done."""
+    for row in rows:
+        row.sampler.observe_prompt(row.request.prompt_ids)
+    loop = DecodeLoop(
+        runner,
+        [shared.of(row) for row in rows],
+        [row.sampler for row in rows],
+        stop_ids=[row.request.stop_ids for row in rows],
+        max_tokens=[row.request.max_tokens for row in rows],
+    )
+    pace = _Pace()
+    while any(row.sample.finish_reason is None for row in rows):
+        with pace:
+            found = loop.advance(pace.num_steps)
+        for index, (row, choices) in enumerate(zip(rows, found, strict=True)):
+            for choice in choices:
+                if row.sample.finish_reason is not None:
+                    break
+                row.take(choice)
+                if row.sample.finish_reason is None:
+                    yield row.sample
+                row.end_at_length()
+            if row.sample.finish_reason is not None:
+                loop.end(index)
     for row in rows:
         yield row.sample
 
 
-def _rows(group: RowGroup) -> list[jax.Array]:
-    return [group.logits[row] for row in range(group.logits.shape[0])]
+class _Pace:
+    """How many steps a call takes: as many as fit into a moment that a reader does not notice."""
+
+    _MOMENT = 0.03  # seconds
+
+    def __init__(self) -> None:
+        self.num_steps = 1
+        self._begun = 0.0
+
+    def __enter__(self) -> None:
+        self._begun = time.perf_counter()
+
+    def __exit__(self, *_: object) -> None:
+        per_step = (time.perf_counter() - self._begun) / self.num_steps
+        # Twice as many at most: the first calls may have compiled.
+        self.num_steps = max(1, min(2 * self.num_steps, MOST_STEPS, int(self._MOMENT / per_step)))
 
 
 def allowed_log_probabilities(

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from bluejay.core.errors import UsageError
 from bluejay.kernels.decoding import native_decoding
+from bluejay.kernels.library import cpu_library
 from bluejay.model.cache import Cache, empty_cache
 from bluejay.model.config import DecoderConfig
 from bluejay.model.decoder import extend, logits
@@ -67,14 +68,16 @@ class Runner:
     ) -> None:
         self.params = params
         self.config = config
-        self.rows_per_call = rows_per_call or _default_rows_per_call()
-        self._cache_dtype = cache_dtype
         # Kernels see arrays of one device; a mesh's go through XLA.
-        is_native = all(len(leaf.devices()) == 1 for leaf in jax.tree.leaves(params))
-        chunk = partial(_run_chunk, config=config, is_native=is_native)
+        self.is_native = cpu_library() is not None and all(
+            len(leaf.devices()) == 1 for leaf in jax.tree.leaves(params)
+        )
+        self.rows_per_call = rows_per_call or _default_rows_per_call(self.is_native)
+        self._cache_dtype = cache_dtype
+        chunk = partial(_run_chunk, form=(config, self.is_native))
         self._chunk = jax.jit(chunk, donate_argnames="cache")
         self._chunk_of_copy = jax.jit(chunk)
-        score_chunk = partial(_score_chunk, config=config, is_native=is_native)
+        score_chunk = partial(_score_chunk, form=(config, self.is_native))
         self._score_chunk = jax.jit(score_chunk, donate_argnames="cache")
 
     @property
@@ -125,23 +128,33 @@ class Runner:
             scores[begin : begin + len(piece)] = np.asarray(found)[0, : len(piece)]
         return scores
 
-    def group(self, prefixes: Sequence[Prefix], *, reserve: int) -> RowGroup:
+    def rows_for(self, count: int) -> int:
+        """The static number of rows for `count` of them: native kernels give a row the same bits
+        in any number, XLA only in one."""
+        assert 0 < count <= self.rows_per_call
+        if not self.is_native:
+            return self.rows_per_call
+        return min(self.rows_per_call, 1 << (count - 1).bit_length())
+
+    def group(
+        self, prefixes: Sequence[Prefix], *, reserve: int, rows: int | None = None
+    ) -> RowGroup:
         """Join at most `rows_per_call` prefixes, with room for `reserve` more tokens each.
 
-        Empty rows fill the group up to its static size.
+        Empty rows fill the group up to `rows`, by default `rows_per_call`.
         """
         assert 0 < len(prefixes) <= self.rows_per_call
         needed = max(prefix.length for prefix in prefixes) + reserve
         capacity = _capacity(max(prefix.capacity for prefix in prefixes), needed)
-        blank = self.rows_per_call - len(prefixes)
+        blank = (rows or self.rows_per_call) - len(prefixes)
         caches = [_grown(prefix.cache, capacity) for prefix in prefixes]
         caches += [self._empty(1, capacity)] * blank
-        rows = [prefix.logits for prefix in prefixes]
-        rows += [jnp.zeros_like(rows[0])] * blank
+        scores = [prefix.logits for prefix in prefixes]
+        scores += [jnp.zeros_like(scores[0])] * blank
         return RowGroup(
             lengths=tuple(prefix.length for prefix in prefixes) + (0,) * blank,
             cache=jax.tree.map(lambda *parts: jnp.concatenate(parts), *caches),
-            logits=jnp.stack(rows),
+            logits=jnp.stack(scores),
         )
 
     def step_group(self, group: RowGroup, tokens: Sequence[int | None]) -> RowGroup:
@@ -221,11 +234,11 @@ def _run_chunk(
     last: Int[Array, "R"],
     *,
     cache: Cache,
-    config: DecoderConfig,
-    is_native: bool,
+    form: tuple[DecoderConfig, bool],
 ) -> tuple[Float[Array, "R V"], Cache]:
     """Run a chunk; logits of each row's token number `last` alone, for the head is a large part
     of a small model's work."""
+    config, is_native = form
     with native_decoding() if is_native else nullcontext():
         x, cache = extend(params, ids, starts, cache, config=config)
         ends = jnp.take_along_axis(x, last[:, None, None], axis=1)
@@ -238,9 +251,9 @@ def _score_chunk(
     starts: Int[Array, "R"],
     *,
     cache: Cache,
-    config: DecoderConfig,
-    is_native: bool,
+    form: tuple[DecoderConfig, bool],
 ) -> tuple[Float[Array, "R T V"], Cache]:
+    config, is_native = form
     with native_decoding() if is_native else nullcontext():
         x, cache = extend(params, ids, starts, cache, config=config)
         return logits(params, x, config=config), cache
@@ -251,10 +264,10 @@ def _num_compiled(program: Callable[..., object]) -> int:
     return count
 
 
-def _default_rows_per_call() -> int:
-    """One row on CPU, where XLA multiplies two to sixteen rows at a quarter of the rate at which
-    it multiplies one (docs/lab-book.md); eight elsewhere."""
-    return 1 if jax.default_backend() == "cpu" else 8
+def _default_rows_per_call(is_native: bool) -> int:
+    """One row where XLA computes on a CPU, which multiplies two to sixteen rows at a quarter of
+    the rate at which it multiplies one (docs/lab-book.md); eight elsewhere."""
+    return 8 if is_native or jax.default_backend() != "cpu" else 1
 
 
 def _chunks(length: int) -> list[tuple[int, int]]:
@@ -291,4 +304,5 @@ def _grown(cache: Cache, capacity: int) -> Cache:
             return array
         return jnp.pad(array, [(0, missing if axis == 2 else 0) for axis in range(array.ndim)])
 
-    return jax.tree.map(grow, cache)
+    grown: Cache = jax.tree.map(grow, cache)
+    return grown

@@ -13,10 +13,10 @@ temperature and filters.
 Axes: B batch  V vocabulary  A alternatives
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import partial
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -51,6 +51,7 @@ __all__ = [
     "active_transforms",
     "choose_rows",
     "first_state",
+    "joined_rows",
     "log_probabilities",
     "sampling_row",
 ]
@@ -205,7 +206,8 @@ def log_probabilities(
 
 
 class Sampler:
-    """Chooses the ids of one sample, one call per position.
+    """Chooses the ids of one sample, one call per position; or carries what a decode loop that
+    chooses them itself has to know of it: `transforms`, `rows`, the first `state`.
 
     `allowed` [V] tells which ids may be chosen at all; `sample_index` tells the n samples of one
     request apart. Sample i of a seed draws the same at a position alone and in any batch.
@@ -225,11 +227,20 @@ class Sampler:
         self.vocabulary_size = allowed.size
         self.num_chosen = 0
         self.transforms = active_transforms(params)
-        self._num_alternatives = min(num_alternatives, allowed.size)
-        self._rows = sampling_row(
+        self.num_alternatives = min(num_alternatives, allowed.size)
+        self.rows = sampling_row(
             params, allowed=allowed, sample_index=sample_index, transforms=self.transforms
         )
-        self._state = first_state(self.transforms, vocabulary_size=allowed.size)
+        self.state = first_state(self.transforms, vocabulary_size=allowed.size)
+
+    def with_transforms(self, transforms: frozenset[str]) -> tuple[SamplingRows, SamplingState]:
+        """Row and first state for a batch whose programs have more transforms than this row's."""
+        rows, state = self.rows, self.state
+        if "logit_bias" in transforms and rows.logit_bias is None:
+            rows = replace(rows, logit_bias=jnp.zeros((1, self.vocabulary_size), jnp.float32))
+        if transforms & PENALTIES and state.counts is None:
+            state = first_state(transforms, vocabulary_size=self.vocabulary_size)
+        return rows, state
 
     def observe_prompt(self, ids: Iterable[int]) -> None:
         """Tell the repetition penalty which ids the prompt holds.
@@ -243,42 +254,70 @@ class Sampler:
                 f"The prompt holds the id {outside[0]}, but the vocabulary ends at"
                 f" {self.vocabulary_size - 1}: encode it with the model's own tokenizer."
             )
-        if self._state.in_prompt is None:
+        if self.state.in_prompt is None:
             return
         seen = np.zeros((1, self.vocabulary_size), dtype=np.bool_)
         seen[0, prompt] = True
-        self._state = replace(self._state, in_prompt=self._state.in_prompt | jnp.asarray(seen))
+        self.state = replace(self.state, in_prompt=self.state.in_prompt | jnp.asarray(seen))
 
     def choose(self, logits: Float32[Array, "V"]) -> Choice:
         """Choose the next id from raw logits and count it.
 
         Raises CheckpointError when the logits of allowed ids are not numbers.
         """
-        choices, self._state = _choose_row(
+        choices, self.state = _choose_row(
             logits,
-            self._rows,
-            self._state,
+            self.rows,
+            self.state,
             transforms=self.transforms,
-            num_alternatives=self._num_alternatives,
+            num_alternatives=self.num_alternatives,
         )
-        ids, logprobs, alternative_ids, alternative_logprobs = jax.device_get(choices)
-        if not np.isfinite(logprobs[0]):
+        return self.take(*(array[0] for array in jax.device_get(choices)))
+
+    def take(
+        self,
+        id_: int | np.integer[Any],
+        logprob: float | np.floating[Any],
+        alternative_ids: NDArray[np.int32],
+        alternative_logprobs: NDArray[np.float32],
+    ) -> Choice:
+        """One row's choice as the device reported it. Raises CheckpointError as `choose` does."""
+        if not np.isfinite(logprob):
             raise CheckpointError(
                 f"The model's logits for new token {self.num_chosen} are not finite numbers:"
                 " its weights are damaged or overflow in their data type, so load it in float32"
                 " or fetch it again."
             )
         self.num_chosen += 1
-        alternatives = zip(alternative_ids[0], alternative_logprobs[0], strict=True)
+        wanted = self.num_alternatives
+        alternatives = zip(alternative_ids[:wanted], alternative_logprobs[:wanted], strict=True)
         return Choice(
-            id=int(ids[0]),
-            logprob=float(logprobs[0]),
+            id=int(id_),
+            logprob=float(logprob),
             alternatives=tuple(
-                IdLogprob(int(id_), float(logprob))
-                for id_, logprob in alternatives
-                if logprob > -np.inf
+                IdLogprob(int(other), float(value))
+                for other, value in alternatives
+                if value > -np.inf
             ),
         )
+
+
+def joined_rows(
+    samplers: Sequence[Sampler], *, rows: int
+) -> tuple[frozenset[str], SamplingRows, SamplingState]:
+    """Samplers before their first choice as one batch, filled up to `rows` with the last of them.
+
+    The transforms are all that some sampler uses.
+    """
+    transforms = frozenset[str]().union(*(sampler.transforms for sampler in samplers))
+    filled = [*samplers, *[samplers[-1]] * (rows - len(samplers))]
+    own = [sampler.with_transforms(transforms) for sampler in filled]
+    join: Callable[..., jax.Array] = lambda *parts: jnp.concatenate(parts)
+    return (
+        transforms,
+        jax.tree.map(join, *(rows for rows, _ in own)),
+        jax.tree.map(join, *(state for _, state in own)),
+    )
 
 
 @partial(jax.jit, static_argnames=("transforms", "num_alternatives"), donate_argnames=("state",))

@@ -1,7 +1,7 @@
 """Decoding in native code: products with stored weights, and a whole block over its cache.
 
-Axes: B batch  T new position  R rows  I inputs  N outputs  Q groups of 16 outputs  L blocks of 32 inputs
-      D embed  P rotary pairs  K key/value heads  S capacity  H head width
+Axes: B batch  T new position  D embed  P rotary pairs  K key/value heads  S capacity  H head width
+      R rows  I inputs  N outputs  Q groups of 16 outputs  L blocks of 32 inputs
 """
 
 from collections.abc import Iterator, Sequence
@@ -93,6 +93,13 @@ class Linear(NamedTuple):
     bias: Array | None
 
 
+class BlockArrays(NamedTuple):
+    """A block's parameters; None where the family has no such thing."""
+
+    norms: Sequence[Array | None]  # scale and bias of the attention's norm, then of the other
+    linears: Sequence[Linear | None]  # query, key, value, out, up, gate, down
+
+
 @dataclass(frozen=True, kw_only=True)
 class BlockForm:
     """What a block is, apart from its arrays."""
@@ -111,21 +118,18 @@ def decoder_block(
     starts: Int[Array, "B"],
     turn: tuple[Float[Array, "B T P"], Float[Array, "B T P"]],
     cache: CacheArrays,
-    norms: Sequence[Array | None],
-    linears: Sequence[Linear | None],
+    params: BlockArrays,
     *,
     form: BlockForm,
 ) -> tuple[Float[Array, "B T D"], CacheArrays]:
     """One block over T new positions of every row, and the cache with their keys and values.
 
-    `norms` are scale and bias of both norms, `linears` query, key, value, out, up, gate, down; None
-    where the family has no such thing. The cache is worked on in place where XLA can spare it.
-    A position outside of the cache is an error.
+    The cache is worked on in place where XLA can spare it. A position outside of it is an error.
     """
     nothing = jnp.zeros((0,), jnp.float32)
     cached = [nothing if array is None else array for array in cache]
-    arrays = [nothing if array is None else array for array in norms]
-    for linear in linears:
+    arrays = [nothing if array is None else array for array in params.norms]
+    for linear in params.linears:
         if linear is None:
             arrays += [nothing] * 4
         else:

@@ -12,6 +12,7 @@ from jaxtyping import Array, Float, Int
 from bluejay.kernels.decoding import (
     CACHE_DTYPES,
     DENSE_DTYPES,
+    BlockArrays,
     BlockForm,
     CacheArrays,
     Linear,
@@ -28,7 +29,9 @@ from bluejay.nn.rotary import Rotation
 _ACTIVATIONS = ("gelu_tanh", "gelu_erf", "silu_gated")
 
 
-def decodes_block_natively(params: BlockParams, x: Float[Array, "B T D"], cache: LayerCache) -> bool:
+def decodes_block_natively(
+    params: BlockParams, x: Float[Array, "B T D"], cache: LayerCache
+) -> bool:
     """Whether this block has a native kernel here and now: float32 rows, weights and cache of
     types that it knows."""
     leaves = jax.tree.leaves(params, is_leaf=lambda leaf: isinstance(leaf, QuantizedWeight))
@@ -61,16 +64,18 @@ def cached_block(
         starts,
         (turn.cos, turn.sin),
         CacheArrays(cache.key, cache.value, cache.key_scales, cache.value_scales),
-        [*_norm(params.attention_norm), *_norm(params.feed_forward_norm)],
-        [
-            _linear(attention.query, attention.query_bias),
-            _linear(attention.key, attention.key_bias),
-            _linear(attention.value, attention.value_bias),
-            _linear(attention.out, attention.out_bias),
-            _linear(feed_forward.up, feed_forward.up_bias),
-            _linear(feed_forward.gate, None),
-            _linear(feed_forward.down, feed_forward.down_bias),
-        ],
+        BlockArrays(
+            [*_norm(params.attention_norm), *_norm(params.feed_forward_norm)],
+            [
+                _linear(attention.query, attention.query_bias),
+                _linear(attention.key, attention.key_bias),
+                _linear(attention.value, attention.value_bias),
+                _linear(attention.out, attention.out_bias),
+                _linear(feed_forward.up, feed_forward.up_bias),
+                _linear(feed_forward.gate, None),
+                _linear(feed_forward.down, feed_forward.down_bias),
+            ],
+        ),
         form=BlockForm(
             heads=config.num_heads,
             kv_heads=config.num_kv_heads,

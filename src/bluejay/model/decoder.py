@@ -106,8 +106,9 @@ def extend(
         if decodes_block_natively(layer, x, layer_cache):
             x, new_cache = cached_block(layer, x, starts, place.turn, layer_cache, config=config)
         else:
-            x, new_cache = block(layer, x, place, layer_cache, config=config)
-            assert new_cache is not None
+            x, appended = block(layer, x, place, layer_cache, config=config)
+            assert appended is not None
+            new_cache = appended
         layers.append(new_cache)
     return x, Cache(layers=tuple(layers))
 
@@ -163,7 +164,10 @@ def attention(
         mixed = causal_attention(query, key, value)
     else:
         cache = append(cache, key, value, place.positions[:, 0])
-        keys, values = widened(cache.key, cache.key_scales), widened(cache.value, cache.value_scales)
+        keys, values = (
+            widened(cache.key, cache.key_scales),
+            widened(cache.value, cache.value_scales),
+        )
         mixed = cached_attention(query, keys, values, place.positions)
     return _biased(contract("BTNH,DNH->BTD", mixed, params.out), params.out_bias), cache
 

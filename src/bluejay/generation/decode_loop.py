@@ -1,0 +1,250 @@
+"""The decode loop: several steps of several rows in one call, ids drawn where the logits are.
+
+Nothing is allocated and nothing compiled between two steps: cache and state are worked on in
+place, and how many steps a call takes is a number, not a shape. A call ends early when no row
+goes on.
+
+Axes: R rows  V vocabulary  M most steps of a call  A alternatives  X stop ids
+"""
+
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.tree_util import register_dataclass
+from jaxtyping import Array, Bool, Float32, Int32
+from numpy.typing import NDArray
+
+from bluejay.generation.runner import Prefix, Runner
+from bluejay.generation.sampling import (
+    Choice,
+    Choices,
+    Sampler,
+    SamplingRows,
+    SamplingState,
+    choose_rows,
+    joined_rows,
+)
+from bluejay.kernels.decoding import native_decoding
+from bluejay.model.cache import Cache
+from bluejay.model.config import DecoderConfig
+from bluejay.model.decoder import extend, logits
+from bluejay.model.params import DecoderParams
+
+MOST_STEPS = 16
+
+
+@register_dataclass
+@dataclass(frozen=True, kw_only=True)
+class LoopState:
+    """What one step hands to the next."""
+
+    tokens: Array  # int32 R: chosen, not yet in the cache
+    lengths: Array  # int32 R: positions in the cache
+    is_live: Array  # bool R: rows that go on
+    cache: Cache
+    sampling: SamplingState
+
+
+@register_dataclass
+@dataclass(frozen=True, kw_only=True)
+class LoopRows:
+    """What stays the same: how each row chooses, and the ids that end it."""
+
+    sampling: SamplingRows
+    stop_ids: Array  # int32 R X, filled up with -1
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoopForm:
+    """What a loop is compiled for."""
+
+    config: DecoderConfig
+    is_native: bool
+    transforms: frozenset[str]
+    num_alternatives: int
+
+    def choose(
+        self, scores: Float32[Array, "R V"], rows: LoopRows, state: SamplingState
+    ) -> tuple[Choices, SamplingState]:
+        """One id per row."""
+        chosen: tuple[Choices, SamplingState] = choose_rows(
+            scores,
+            rows.sampling,
+            state,
+            transforms=self.transforms,
+            num_alternatives=self.num_alternatives,
+        )
+        return chosen
+
+
+class DecodeLoop:
+    """Rows that are decoded together until each has ended.
+
+    A row ends with a stop id, which is reported and not run, or with its last allowed choice. Its
+    choices depend on its own prompt and sampler alone.
+    """
+
+    def __init__(
+        self,
+        runner: Runner,
+        prefixes: Sequence[Prefix],
+        samplers: Sequence[Sampler],
+        *,
+        stop_ids: Sequence[frozenset[int]],
+        max_tokens: Sequence[int],
+    ) -> None:
+        self._runner = runner
+        rows = runner.rows_for(len(prefixes))
+        transforms, sampling_rows, sampling = joined_rows(samplers, rows=rows)
+        self._form = LoopForm(
+            config=runner.config,
+            is_native=runner.is_native,
+            transforms=transforms,
+            num_alternatives=max(sampler.num_alternatives for sampler in samplers),
+        )
+        self._samplers = samplers
+        group = runner.group(prefixes, reserve=max(max_tokens), rows=rows)
+        blank = rows - len(prefixes)
+        self._ends = stop_ids
+        padded = _padded_stop_ids([*stop_ids, *[frozenset[int]()] * blank])
+        self._rows = LoopRows(sampling=sampling_rows, stop_ids=jnp.asarray(padded))
+        self._remaining = np.array([*max_tokens, *[0] * blank], np.int32)
+        self._first_logits = group.logits
+        self._state = LoopState(
+            tokens=jnp.zeros(rows, jnp.int32),
+            lengths=jnp.asarray(group.lengths, jnp.int32),
+            is_live=jnp.asarray(self._remaining > 0),
+            cache=group.cache,
+            sampling=sampling,
+        )
+        self._has_begun = False
+
+    def advance(self, num_steps: int) -> list[list[Choice]]:
+        """At most `num_steps` more choices of every row that has not ended.
+
+        The very first choices come from the prompts' own logits, and cost no step. Raises
+        CheckpointError when the logits of allowed ids are not numbers.
+        """
+        if not self._has_begun:
+            self._has_begun = True
+            choices, self._state = _choose_first(
+                self._first_logits, self._rows, state=self._state, form=self._form
+            )
+            return self._take(jax.tree.map(lambda array: array[None], choices), 1)
+        limit = jnp.asarray(min(num_steps, MOST_STEPS), jnp.int32)
+        found, count, self._state = decode_steps(
+            self._runner.params,
+            self._rows,
+            jnp.asarray(self._remaining),
+            limit,
+            state=self._state,
+            form=self._form,
+        )
+        return self._take(found, int(count))
+
+    def end(self, row: int) -> None:
+        """The row makes no more choices."""
+        self._remaining[row] = 0
+
+    def _take(self, found: Choices, count: int) -> list[list[Choice]]:
+        """The new choices of every row up to its end."""
+        taken: list[list[Choice]] = []
+        arrays = jax.device_get(found)
+        for row, sampler in enumerate(self._samplers):
+            taken.append([])
+            for step in range(count):
+                if self._remaining[row] == 0:
+                    break
+                choice = sampler.take(*(array[step, row] for array in arrays))
+                taken[row].append(choice)
+                self._remaining[row] -= 1
+                if choice.id in self._ends[row]:
+                    self._remaining[row] = 0
+        return taken
+
+
+@partial(jax.jit, static_argnames=("form",), donate_argnames=("state",))
+def decode_steps(
+    params: DecoderParams,
+    rows: LoopRows,
+    remaining: Int32[Array, "R"],
+    num_steps: Int32[Array, ""],
+    *,
+    state: LoopState,
+    form: LoopForm,
+) -> tuple[Choices, Int32[Array, ""], LoopState]:
+    """(choices [M, R …] of which the first `count` are made, count, next state).
+
+    `remaining` is how many choices each row may still make. Consumes the state.
+    """
+    num_rows, capacity = remaining.shape[0], state.cache.layers[0].key.shape[2]
+    empty = _no_choices(num_rows, form.num_alternatives)
+    state = replace(state, is_live=state.is_live & (remaining > 0))
+
+    def goes_on(carry: tuple[Int32[Array, ""], Choices, LoopState]) -> Bool[Array, ""]:
+        step, _, now = carry
+        return (step < num_steps) & jnp.any(now.is_live)
+
+    def take_step(
+        carry: tuple[Int32[Array, ""], Choices, LoopState],
+    ) -> tuple[Int32[Array, ""], Choices, LoopState]:
+        step, found, now = carry
+        # A row that has ended stands still; what it writes behind its end, nobody reads.
+        places = jnp.minimum(now.lengths, capacity - 1)
+        with native_decoding() if form.is_native else nullcontext():
+            x, cache = extend(params, now.tokens[:, None], places, now.cache, config=form.config)
+            scores = logits(params, x, config=form.config)[:, 0]
+        choices, sampling = form.choose(scores, rows, now.sampling)
+        found = jax.tree.map(
+            lambda all, new: jax.lax.dynamic_update_index_in_dim(all, new, step, 0), found, choices
+        )
+        is_live = now.is_live & ~_is_stop(choices.ids, rows.stop_ids) & (step + 1 < remaining)
+        later = LoopState(
+            tokens=choices.ids,
+            lengths=now.lengths + now.is_live.astype(jnp.int32),
+            is_live=is_live,
+            cache=cache,
+            sampling=sampling,
+        )
+        return step + 1, found, later
+
+    count, found, state = jax.lax.while_loop(
+        goes_on, take_step, (jnp.zeros((), jnp.int32), empty, state)
+    )
+    return found, count, state
+
+
+@partial(jax.jit, static_argnames=("form",), donate_argnames=("state",))
+def _choose_first(
+    scores: Float32[Array, "R V"], rows: LoopRows, *, state: LoopState, form: LoopForm
+) -> tuple[Choices, LoopState]:
+    choices, sampling = form.choose(scores, rows, state.sampling)
+    is_live = state.is_live & ~_is_stop(choices.ids, rows.stop_ids)
+    return choices, replace(state, tokens=choices.ids, is_live=is_live, sampling=sampling)
+
+
+def _is_stop(ids: Int32[Array, "R"], stop_ids: Int32[Array, "R X"]) -> Bool[Array, "R"]:
+    return jnp.any(ids[:, None] == stop_ids, axis=1)
+
+
+def _no_choices(rows: int, alternatives: int) -> Choices:
+    return Choices(
+        jnp.zeros((MOST_STEPS, rows), jnp.int32),
+        jnp.zeros((MOST_STEPS, rows), jnp.float32),
+        jnp.zeros((MOST_STEPS, rows, alternatives), jnp.int32),
+        jnp.zeros((MOST_STEPS, rows, alternatives), jnp.float32),
+    )
+
+
+def _padded_stop_ids(stop_ids: Sequence[frozenset[int]]) -> NDArray[np.int32]:
+    """[R, X], filled up with -1, X a multiple of 4: few widths, few programs."""
+    width = -(-max(1, max(map(len, stop_ids))) // 4) * 4
+    padded = np.full((len(stop_ids), width), -1, np.int32)
+    for row, ids in enumerate(stop_ids):
+        padded[row, : len(ids)] = sorted(ids)
+    return padded
