@@ -22,6 +22,7 @@ from bluejay.nn.quantized import (
     dequantize,
     pack_codes,
     pack_scales,
+    take_rows,
     unpack_codes,
 )
 
@@ -149,3 +150,13 @@ def test_contract_takes_quantized_weights(kind: str, monkeypatch: pytest.MonkeyP
     expected = x[0] @ dequantize(flat).T
     np.testing.assert_allclose(plainly.reshape(5, 24), expected, rtol=1e-4, atol=1e-4)
     assert np.std(natively - plainly) < 0.01 * np.std(plainly)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_rows_taken_are_those_of_the_whole(kind: str) -> None:
+    """Under jit a product and a sum may be fused, which rounds once: hence not the same bits."""
+    weight = jax.tree.map(jnp.asarray, drawn(kind, 37, 3))
+    ids = jnp.asarray([[0, 36, 16], [15, 999, -4]])
+    expected = np.asarray(dequantize(weight))[np.clip(ids, 0, 36)]
+    np.testing.assert_array_equal(take_rows(weight, ids), expected)
+    np.testing.assert_allclose(jax.jit(take_rows)(weight, ids), expected, rtol=0, atol=1e-6)

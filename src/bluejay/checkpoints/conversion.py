@@ -8,7 +8,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from bluejay.checkpoints.gguf_blocks import PACKABLE, pack_blocks
+from bluejay.checkpoints.gguf_file import GgufFile
 from bluejay.checkpoints.layouts import LAYOUTS, Layout
+from bluejay.checkpoints.packing import Packing, may_be_packed, require_finite
 from bluejay.checkpoints.refusal import quoted
 from bluejay.checkpoints.tables import Rule, Table
 from bluejay.checkpoints.tensor_source import TensorInfo, TensorSource
@@ -16,6 +19,7 @@ from bluejay.core.errors import CheckpointError
 from bluejay.model.config import DecoderConfig
 from bluejay.model.params import named_leaves
 from bluejay.model.specs import ParamSpec, decoder_specs
+from bluejay.nn.quantized import QuantizedWeight
 
 # More mismatches than this are counted, not listed: the message must stay readable.
 _MOST_MISMATCHES = 12
@@ -69,7 +73,7 @@ class ConvertedTensors:
     def __init__(
         self, source: TensorSource, *, table: Table, config: DecoderConfig, where: str
     ) -> None:
-        self._source, self._config = source, config
+        self._source, self._config, self._where = source, config, where
         wanted = published_tensors(table, config)
         strip = _missing_prefix(source, table, wanted)
         self._published = {item.name.removeprefix(strip): item for item in wanted}
@@ -86,12 +90,16 @@ class ConvertedTensors:
         found = {}
         for native, (name, part) in self._places.items():
             info, item = self._source.tensors[name], self._published[name]
+            packing, spec = self._packing(native), item.specs[part]
             found[native] = TensorInfo(
                 name=native,
-                shape=item.specs[part].shape,
+                shape=spec.shape,
                 dtype=info.dtype,
                 stored=info.stored,
-                num_bytes=info.num_bytes // len(item.native),
+                num_bytes=packing.num_bytes(spec)
+                if packing
+                else info.num_bytes // len(item.native),
+                packing=packing.name if packing else None,
             )
         return found
 
@@ -102,8 +110,32 @@ class ConvertedTensors:
         whole = self._source.read(name)
         return item.layout.take(whole, part, item.specs, self._config)
 
+    def read_packed(self, native: str) -> QuantizedWeight:
+        """The native tensor as a leaf of fresh arrays, its codes and scales those of the file."""
+        (name, part), packing = self._places[native], self._packing(native)
+        item, rows_of = self._published[name], self._published[name].layout.rows
+        assert isinstance(self._source, GgufFile)
+        assert packing is not None
+        assert rows_of is not None
+        blocks = self._source.read_blocks(name)
+        order = rows_of(len(blocks), self._config)
+        moved = blocks if np.all(order[1:] > order[:-1]) else blocks[order]
+        parts = pack_blocks(moved, packing)
+        require_finite(parts, native, where=self._where)
+        return packing.leaf(parts, item.specs[part])
+
     def close(self) -> None:
         self._source.close()
+
+    def _packing(self, native: str) -> Packing | None:
+        """How the tensor can be packed as it is stored: GGUF's blocks of 32, rows kept whole."""
+        name, part = self._places[native]
+        item = self._published[name]
+        if not isinstance(self._source, GgufFile) or item.layout.rows is None:
+            return None
+        if not may_be_packed(native, item.specs[part]):
+            return None
+        return PACKABLE.get(self._source.tensors[name].stored)
 
     def _check(self, table: Table, where: str) -> None:
         have, want = self._source.tensors, self._published

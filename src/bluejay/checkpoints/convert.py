@@ -16,6 +16,7 @@ from bluejay.checkpoints.conversion import published_tensors
 from bluejay.checkpoints.families import family_of, write_config
 from bluejay.checkpoints.model_files import ModelFiles, open_model
 from bluejay.checkpoints.native import native_writer, seal, write_config_file
+from bluejay.checkpoints.packing import PACKINGS, parts_of
 from bluejay.checkpoints.safetensors_writer import SafetensorsWriter, TensorSpec
 from bluejay.checkpoints.tables import TABLES
 from bluejay.core.errors import CheckpointError, UsageError
@@ -69,11 +70,12 @@ def convert(
 ) -> ParityReport:
     """Write `source` anew at `destination`, then read it back and compare every value.
 
-    `dtype` None keeps each tensor's own (block-quantized ones become float32, which holds their
-    values exactly). Hugging Face folders are split into files of at most `max_shard_bytes`. Needs
-    the memory of one tensor. Raises UsageError for a wrong target or an
-    occupied destination, CheckpointError for a bad source or values that the dtype cannot hold,
-    DiskError for a failed write; then nothing is left at the destination.
+    `dtype` None keeps each tensor's own, packed ones included; those of other blocks, and all of
+    a Hugging Face folder, become float32, which holds their values exactly. Hugging Face folders
+    are split into files of at most `max_shard_bytes`. Needs the memory of one tensor. Raises
+    UsageError for a wrong target or an occupied destination, CheckpointError for a bad source or
+    values that the dtype cannot hold, DiskError for a failed write; then nothing is left at the
+    destination.
     """
     if to not in get_args(Target):
         raise UsageError(f"A model is converted to 'hf' or 'native', not to {to!r}.")
@@ -105,8 +107,11 @@ def write_model(
     max_shard_bytes: int = MAX_SHARD_BYTES,
 ) -> Path:
     """As `convert`, for an opened model and without reading it back. Gives the destination."""
+    keep_packed = to == "native" and dtype is None
     dtypes = {
-        name: DTYPES[dtype] if dtype else info.dtype for name, info in model.source.tensors.items()
+        name: DTYPES[dtype] if dtype else info.dtype
+        for name, info in model.source.tensors.items()
+        if not (keep_packed and info.packing)
     }
     tokenizer = model.tokenizer()
     with new_folder(destination) as folder:
@@ -128,12 +133,25 @@ def _write_native(
     dtypes: Mapping[str, np.dtype[Any]],
     on_tensor: OnTensor | None,
 ) -> dict[str, str]:
-    """Write config and weights; gives the sha256 of the weights file, computed on the way."""
-    write_config_file(folder, family=model.family, config=model.config)
-    with native_writer(folder, model.config, dtypes) as writer:
+    """Write config and weights; gives the sha256 of the weights file, computed on the way.
+
+    Tensors without a dtype stay packed.
+    """
+    packing = {
+        name: PACKINGS[info.packing]
+        for name, info in model.source.tensors.items()
+        if info.packing is not None and name not in dtypes
+    }
+    write_config_file(folder, family=model.family, config=model.config, packing=packing)
+    with native_writer(folder, model.config, dtypes, packing) as writer:
         count = _Counted(writer, on_tensor)
         for name in writer.order:
-            count.write(name, _cast(name, model.source.read(name), dtypes[name]))
+            path, _, part = name.rpartition(".")
+            if path in packing:
+                whole = parts_of(model.source.read_packed(path))[part]
+                count.write(name, iter([whole]))
+            else:
+                count.write(name, _cast(name, model.source.read(name), dtypes[name]))
     return {file.path.name: file.sha256 for file in writer.written}
 
 
@@ -252,7 +270,7 @@ def _compared(model: ModelFiles, destination: Path, began: float) -> ParityRepor
             num_tensors=len(infos),
             num_parameters=sum(int(np.prod(info.shape, dtype=np.int64)) for info in infos),
             num_bytes=sum(f.stat().st_size for f in destination.iterdir()),
-            dtypes=Counter(info.dtype.name for info in infos),
+            dtypes=Counter(info.packing or info.dtype.name for info in infos),
             num_equal=sum(difference == 0.0 for difference in differences),
             largest_rounding=max(differences),
             tokenizer_size=tokenizer.vocab_size if tokenizer else None,

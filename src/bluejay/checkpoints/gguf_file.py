@@ -62,13 +62,19 @@ class GgufFile:
         info = self._tensors.get(name)
         if info is None:
             raise refusal(self._file.path, f"there is no tensor named {quoted(name)}")
-        stored, offset = self._types[name], self._data_start + self._offsets[name]
+        stored = self._types[name]
         if not stored.is_quantized:
+            offset = self._data_start + self._offsets[name]
             return self._file.array(offset, dtype=info.dtype, shape=info.shape)
+        return dequantize(self.read_blocks(name), stored, shape=info.shape)
+
+    def read_blocks(self, name: str) -> NDArray[np.uint8]:
+        """A tensor of blocks as it is stored: one row of bytes for each row of elements."""
+        info, stored = self._tensors[name], self._types[name]
         row_bytes = info.shape[-1] // stored.block_elements * stored.block_bytes
-        num_rows = math.prod(info.shape[:-1])
-        rows = self._file.array(offset, dtype=np.dtype(np.uint8), shape=(num_rows, row_bytes))
-        return dequantize(rows, stored, shape=info.shape)
+        shape = (math.prod(info.shape[:-1]), row_bytes)
+        offset = self._data_start + self._offsets[name]
+        return self._file.array(offset, dtype=np.dtype(np.uint8), shape=shape)
 
     def close(self) -> None:
         self._file.close()

@@ -29,11 +29,15 @@ _CODEGEN_ORDER = (0, 2, 1)
 @dataclass(frozen=True, kw_only=True)
 class Layout:
     """`shape` is the published tensor's; `take(array, part, specs, config)` gives native part
-    number `part`; `join(parts, specs, config)` inverts it."""
+    number `part`; `join(parts, specs, config)` inverts it.
+
+    `rows(number, config)` gives the published rows in native order where a layout moves whole
+    rows and nothing else, so that rows of blocks can be moved undecoded; else it is None."""
 
     shape: Callable[[Sequence[ParamSpec], DecoderConfig], Shape]
     take: Callable[[Values, int, Sequence[ParamSpec], DecoderConfig], Values]
     join: Callable[[Sequence[Values], Sequence[ParamSpec], DecoderConfig], Values]
+    rows: Callable[[int, DecoderConfig], NDArray[np.int64]] | None = None
 
 
 def matrix_shape(spec: ParamSpec) -> Shape:
@@ -114,8 +118,16 @@ def _interleaved_take(
     array: Values, part: int, specs: Sequence[ParamSpec], config: DecoderConfig
 ) -> Values:
     """GGUF holds Llama's q and k rows in interleaved rotary pairs; ours turn halves."""
-    paired = array.reshape(-1, config.head_dim // 2, 2, array.shape[-1])
-    return paired.swapaxes(1, 2).reshape(specs[part].shape)
+    return array[_interleaved_rows(len(array), config)].reshape(specs[part].shape)
+
+
+def _interleaved_rows(number: int, config: DecoderConfig) -> NDArray[np.int64]:
+    paired = np.arange(number).reshape(-1, config.head_dim // 2, 2)
+    return paired.swapaxes(1, 2).reshape(-1)
+
+
+def _all_rows(number: int, _: DecoderConfig) -> NDArray[np.int64]:
+    return np.arange(number)
 
 
 def _interleaved_join(
@@ -127,7 +139,7 @@ def _interleaved_join(
 
 LAYOUTS: dict[str, Layout] = {
     # (outputs, inputs), or a vector: only the axes are grouped differently.
-    "same": Layout(shape=lambda s, _: _flat_shape(s), take=_reshape, join=_flatten),
+    "same": Layout(shape=lambda s, _: _flat_shape(s), take=_reshape, join=_flatten, rows=_all_rows),
     # (inputs, outputs): GPT-2's Conv1D, and the original's Haiku linears.
     "transposed": Layout(
         shape=lambda s, _: _flat_shape(s)[::-1], take=_transpose_in, join=_transpose_out
@@ -143,6 +155,9 @@ LAYOUTS: dict[str, Layout] = {
         shape=lambda s, _: _fused_shape(s)[::-1], take=_by_part_take, join=_by_part_join
     ),
     "interleaved_rows": Layout(
-        shape=lambda s, _: _flat_shape(s), take=_interleaved_take, join=_interleaved_join
+        shape=lambda s, _: _flat_shape(s),
+        take=_interleaved_take,
+        join=_interleaved_join,
+        rows=_interleaved_rows,
     ),
 }

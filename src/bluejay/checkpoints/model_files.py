@@ -11,11 +11,11 @@ from bluejay.checkpoints.foreign import describe_foreign
 from bluejay.checkpoints.gguf_file import GgufFile
 from bluejay.checkpoints.json_file import read_json_object
 from bluejay.checkpoints.mesh_transformer import MeshTransformerFolder
+from bluejay.checkpoints.model_tensors import ModelTensors
 from bluejay.checkpoints.native import NativeTensors, is_native, read_header
 from bluejay.checkpoints.opening import open_tensors
 from bluejay.checkpoints.refusal import refusal
 from bluejay.checkpoints.tables import TABLES
-from bluejay.checkpoints.tensor_source import TensorSource
 from bluejay.core.errors import CheckpointError
 from bluejay.model.config import DecoderConfig
 from bluejay.vocab.gguf_vocab import tokenizer_from_gguf
@@ -29,19 +29,27 @@ _TOKENIZER_FILES = ("tokenizer.json", "vocab.json")
 
 @dataclass(frozen=True, kw_only=True)
 class ModelFiles:
-    """An opened model. Tensors carry native names and shapes, and are read one at a time."""
+    """An opened model. Tensors carry native names and shapes, and are read one at a time.
+
+    A model is quantized if TensorInfo of any of its tensors names a packing.
+    """
 
     path: Path
     format: Format
     family: str
     config: DecoderConfig
-    source: TensorSource
+    source: ModelTensors
     load_tokenizer: Callable[[], Tokenizer | None]
 
     @property
     def num_bytes(self) -> int:
         """Bytes of all tensors as stored."""
         return sum(info.num_bytes for info in self.source.tensors.values())
+
+    @property
+    def is_quantized(self) -> bool:
+        """Whether some tensors load as packed leaves."""
+        return any(info.packing is not None for info in self.source.tensors.values())
 
     def tokenizer(self) -> Tokenizer | None:
         """The model's tokenizer, or None where no tokenizer files lie with it.
@@ -105,7 +113,7 @@ def _open_native(folder: Path) -> ModelFiles:
         format="native",
         family=header.family,
         config=header.config,
-        source=NativeTensors(folder, header.config),
+        source=NativeTensors(folder, header.config, header.packing),
         load_tokenizer=lambda: _folder_tokenizer(folder),
     )
 

@@ -1,7 +1,8 @@
 """The native format: a folder of safetensors, config, tokenizer and a manifest that seals them.
 
-model.safetensors   tensors by dotted path, each starting at a multiple of 64 bytes
-config.json         format, family and decoder configuration
+model.safetensors   tensors by dotted path, each starting at a multiple of 64 bytes; a packed one
+                    is PATH.codes, PATH.scales and perhaps PATH.offsets, as the kernels read them
+config.json         format, family and decoder configuration, and which tensors are packed, and how
 tokenizer files     as Hugging Face names them; absent for models without text
 MANIFEST.json       format version, size and sha256 of every other file; written last
 """
@@ -16,6 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bluejay.checkpoints.json_file import read_json_object
+from bluejay.checkpoints.packing import PART_DTYPES, Packing, require_finite
+from bluejay.checkpoints.packing_json import packing_document, read_packing
 from bluejay.checkpoints.refusal import listed, quoted, refusal
 from bluejay.checkpoints.safetensors_file import SafetensorsFile
 from bluejay.checkpoints.safetensors_writer import SafetensorsWriter, TensorSpec
@@ -25,20 +28,24 @@ from bluejay.core.errors import UsageError
 from bluejay.core.files import sha256_of, write_text_durably
 from bluejay.model.config import DecoderConfig, config_from_json, config_to_json
 from bluejay.model.params import named_leaves
-from bluejay.model.specs import decoder_specs
+from bluejay.model.specs import ParamSpec, decoder_specs
+from bluejay.nn.quantized import QuantizedWeight, dequantize
 
 FORMAT = "bluejay-checkpoint"
 FORMAT_VERSION = 1
+PACKED_VERSION = 2
+"""Of folders with packed tensors, so that readers which know none refuse them by their version."""
 MANIFEST = "MANIFEST.json"
 WEIGHTS = "model.safetensors"
 
 
 @dataclass(frozen=True, kw_only=True)
 class NativeHeader:
-    """What `config.json` of a native folder says."""
+    """What `config.json` of a native folder says; `packing` is that of the packed tensors."""
 
     family: str
     config: DecoderConfig
+    packing: Mapping[str, Packing]
 
 
 def is_native(folder: Path) -> bool:
@@ -57,9 +64,18 @@ def read_header(folder: Path) -> NativeHeader:
     if not isinstance(family, str) or not isinstance(decoder, dict):
         raise refusal(path, "it lacks the keys 'family' and 'decoder' of a native checkpoint")
     try:
-        return NativeHeader(family=family, config=config_from_json(decoder))
+        config = config_from_json(decoder)
     except UsageError as error:
         raise refusal(path, str(error)) from error
+    packing = read_packing(document.get("packing"), config, path=path)
+    is_packed = _format_version(folder) == PACKED_VERSION
+    if is_packed != bool(packing):
+        raise refusal(
+            path,
+            f"it describes {len(packing)} packed tensors, but the manifest is of format version "
+            f"{PACKED_VERSION if is_packed else FORMAT_VERSION}: quantize the model again",
+        )
+    return NativeHeader(family=family, config=config, packing=packing)
 
 
 def verify(folder: Path) -> list[str]:
@@ -70,50 +86,108 @@ def verify(folder: Path) -> list[str]:
 class NativeTensors:
     """The tensors of a native folder by dotted path, mapped, checked against the config."""
 
-    def __init__(self, folder: Path, config: DecoderConfig) -> None:
+    def __init__(
+        self, folder: Path, config: DecoderConfig, packing: Mapping[str, Packing] | None = None
+    ) -> None:
+        self._folder, self._packing = folder, packing or {}
+        self._specs = named_leaves(decoder_specs(config))
         self._file = SafetensorsFile(weights_file(folder, WEIGHTS))
-        specs = named_leaves(decoder_specs(config))
+        want = _stored_shapes(self._specs, self._packing)
         have = self._file.tensors
-        problems = [f"{name} is missing" for name in specs if name not in have]
-        problems += [f"{quoted(name)} is not expected" for name in have if name not in specs]
-        problems += [
-            f"{name} should have shape {spec.shape}, but has {have[name].shape}"
-            for name, spec in specs.items()
-            if name in have and have[name].shape != spec.shape
-        ]
+        problems = [f"{name} is missing" for name in want if name not in have]
+        problems += [f"{quoted(name)} is not expected" for name in have if name not in want]
+        for name, (shape, dtype) in want.items():
+            if name in have and have[name].shape != shape:
+                problems.append(f"{name} should have shape {shape}, but has {have[name].shape}")
+            elif name in have and dtype not in (None, have[name].dtype):
+                problems.append(f"{name} should hold {dtype}, but holds {have[name].stored}")
         if problems:
+            self._file.close()
             raise refusal(folder, listed(problems, most=12))
 
     @property
     def tensors(self) -> Mapping[str, TensorInfo]:
-        return self._file.tensors
+        return {
+            name: TensorInfo(
+                name=name,
+                shape=spec.shape,
+                dtype=np.dtype(np.float32),
+                stored=self._packing[name].name,
+                num_bytes=self._packing[name].num_bytes(spec),
+                packing=self._packing[name].name,
+            )
+            if name in self._packing
+            else self._file.tensors[name]
+            for name, spec in self._specs.items()
+        }
 
     def read(self, name: str) -> NDArray[Any]:
+        if name in self._packing:
+            values: NDArray[np.float32] = dequantize(self.read_packed(name))
+            return values
         return self._file.read(name)
+
+    def read_packed(self, name: str) -> QuantizedWeight:
+        """A leaf whose arrays are views of the mapped file."""
+        packing, spec = self._packing[name], self._specs[name]
+        parts = {part: self._file.read(f"{name}.{part}") for part in packing.shapes(spec)}
+        require_finite(parts, name, where=str(self._folder))
+        return packing.leaf(parts, spec)
 
     def close(self) -> None:
         self._file.close()
 
 
+def _stored_shapes(
+    specs: Mapping[str, ParamSpec], packing: Mapping[str, Packing]
+) -> dict[str, tuple[tuple[int, ...], np.dtype[Any] | None]]:
+    """Shape of every tensor of the file, and its dtype where only one is right."""
+    found: dict[str, tuple[tuple[int, ...], np.dtype[Any] | None]] = {}
+    for name, spec in specs.items():
+        if name not in packing:
+            found[name] = (spec.shape, None)
+            continue
+        for part, shape in packing[name].shapes(spec).items():
+            found[f"{name}.{part}"] = (shape, PART_DTYPES[part])
+    return found
+
+
 def native_writer(
-    folder: Path, config: DecoderConfig, dtypes: Mapping[str, np.dtype[Any]]
+    folder: Path,
+    config: DecoderConfig,
+    dtypes: Mapping[str, np.dtype[Any]],
+    packing: Mapping[str, Packing] | None = None,
 ) -> SafetensorsWriter:
-    """A writer of the weights file; `dtypes` are those of the tensors by dotted path."""
+    """A writer of the weights file; `dtypes` are those of the tensors by dotted path, of which
+    packed ones need none: their parts are written as PATH.codes and so on."""
     specs = named_leaves(decoder_specs(config))
     tensors = [
-        TensorSpec(name=name, shape=spec.shape, dtype=dtypes[name]) for name, spec in specs.items()
+        TensorSpec(name=name, shape=shape, dtype=dtype or dtypes[name])
+        for name, (shape, dtype) in _stored_shapes(specs, packing or {}).items()
     ]
     return SafetensorsWriter(folder, tensors, metadata={"format": "bluejay"})
 
 
-def write_config_file(folder: Path, *, family: str, config: DecoderConfig) -> None:
+def write_config_file(
+    folder: Path,
+    *,
+    family: str,
+    config: DecoderConfig,
+    packing: Mapping[str, Packing] | None = None,
+) -> None:
     """Write config.json."""
     document = {"format": FORMAT, "family": family, "decoder": config_to_json(config)}
+    if packing:
+        document["packing"] = packing_document(packing)
     write_text_durably(folder / "config.json", json.dumps(document, indent=2) + "\n")
 
 
 def seal(folder: Path, *, known: Mapping[str, str] | None = None) -> None:
-    """Write the manifest over all files there; `known` are sha256 sums already computed."""
+    """Write the manifest over all files there; `known` are sha256 sums already computed.
+
+    Its format version is that of packed tensors if config.json describes any.
+    """
+    is_packed = "packing" in read_json_object(folder / "config.json")
     sums = known or {}
     files = {
         path.name: {
@@ -123,17 +197,24 @@ def seal(folder: Path, *, known: Mapping[str, str] | None = None) -> None:
         for path in sorted(folder.iterdir())
         if path.is_file() and path.name != MANIFEST
     }
-    document = {"format": FORMAT, "format_version": FORMAT_VERSION, "files": files}
+    version = PACKED_VERSION if is_packed else FORMAT_VERSION
+    document = {"format": FORMAT, "format_version": version, "files": files}
     write_text_durably(folder / MANIFEST, json.dumps(document, indent=2) + "\n")
+
+
+def _format_version(folder: Path) -> object:
+    return read_json_object(folder / MANIFEST).get("format_version")
 
 
 def _manifest_problems(folder: Path, *, hashes: bool) -> Iterator[str]:
     manifest = read_json_object(folder / MANIFEST)
-    if manifest.get("format") != FORMAT or manifest.get("format_version") != FORMAT_VERSION:
+    version = manifest.get("format_version")
+    known = type(version) is int and version in (FORMAT_VERSION, PACKED_VERSION)
+    if manifest.get("format") != FORMAT or not known:
         yield (
-            f"its manifest says {quoted(manifest.get('format'))} version "
-            f"{quoted(manifest.get('format_version'))}, but only {FORMAT} version "
-            f"{FORMAT_VERSION} can be read: convert the model again or update Bluejay"
+            f"its manifest says {quoted(manifest.get('format'))} version {quoted(version)}, but "
+            f"only {FORMAT} versions {FORMAT_VERSION} and {PACKED_VERSION} can be read: convert "
+            "the model again or update Bluejay"
         )
         return
     files = manifest.get("files")

@@ -14,6 +14,8 @@ class TensorInfo:
 
     `dtype` is the dtype that `read` returns (bfloat16 comes from ml_dtypes; block-quantized
     storage reads as float32); `stored` is the file's own name for it, such as "BF16" or "Q4_1".
+    `packing` names how `read_packed` gives the tensor (see `bluejay.checkpoints.packing`), whose
+    bytes `num_bytes` then counts; None where it can only be read as an array.
     """
 
     name: str
@@ -21,6 +23,7 @@ class TensorInfo:
     dtype: np.dtype[Any]
     stored: str
     num_bytes: int
+    packing: str | None = None
 
 
 class TensorSource(Protocol):

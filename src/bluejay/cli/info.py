@@ -77,7 +77,8 @@ def _published(name: str) -> dict[str, str]:
 def _facts(model: ModelFiles) -> dict[str, str]:
     counts: dict[str, int] = {}
     for tensor in model.source.tensors.values():
-        counts[tensor.dtype.name] = counts.get(tensor.dtype.name, 0) + 1
+        kind = tensor.packing or tensor.dtype.name
+        counts[kind] = counts.get(kind, 0) + 1
     dtypes = ", ".join(f"{count} tensors {name}" for name, count in sorted(counts.items()))
     return {
         "from": str(model.path),

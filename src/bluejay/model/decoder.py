@@ -30,6 +30,7 @@ from bluejay.nn.activations import gelu_erf, gelu_tanh, silu
 from bluejay.nn.attention import cached_attention, causal_attention
 from bluejay.nn.contract import contract, contract_to_float32
 from bluejay.nn.norms import layer_norm, rms_norm
+from bluejay.nn.quantized import take_rows
 from bluejay.nn.rotary import Pairing, Rotation, rotate, rotation
 
 
@@ -117,7 +118,7 @@ def embed(
     params: DecoderParams, ids: Int[Array, "B T"], positions: Int[Array, "B T"]
 ) -> Float[Array, "B T D"]:
     """Token vectors, plus learned position vectors where the family has them."""
-    x = jnp.take(params.embedding, ids, axis=0, mode="clip")
+    x: Array = take_rows(params.embedding, ids)
     if params.positions is not None:
         # Padding of the last prefill chunk may stand beyond the last learned position.
         x = x + jnp.take(params.positions, positions, axis=0, mode="clip")

@@ -118,3 +118,30 @@ def dequantize(weight: QuantizedWeight) -> Any:
         offsets = unpack_scales(weight.offsets, outputs=outputs)
         values = values + offsets.astype(np.float32)[:, :, None]
     return values.reshape(weight.shape)
+
+
+def take_rows(weight: Any, ids: Any) -> Any:
+    """Rows of a matrix by number, dequantized if need be; numbers beyond its end take the last.
+
+    Reads only the rows that are asked for: of each the group's lane, 4 bytes out of 64.
+    """
+    if not isinstance(weight, QuantizedWeight):
+        return jnp.take(weight, ids, axis=0, mode="clip")
+    assert weight.num_inputs == 1
+    assert weight.ndim == 2
+    ids = jnp.clip(ids, 0, weight.shape[0] - 1)
+    group, lane = ids // GROUP, ids % GROUP
+    groups, blocks, _ = weight.codes.shape
+    split = weight.codes.reshape(groups, blocks, weight.bits, GROUP, 4)[group, :, :, lane]
+    if weight.bits == 4:
+        split = jnp.concatenate([split & 15, split >> 4], axis=-2)
+    codes = split.reshape(*ids.shape, blocks, BLOCK).astype(jnp.float32)
+    values = (codes - jnp.float32(weight.zero)) * _lanes(weight.scales, group, lane)
+    if weight.offsets is not None:
+        values = values + _lanes(weight.offsets, group, lane)
+    return values.reshape(*ids.shape, blocks * BLOCK)
+
+
+def _lanes(packed: Any, group: Any, lane: Any) -> Any:
+    """One value per row and block, as float32 with an axis for the block's inputs."""
+    return packed[group, :, lane].astype(jnp.float32)[..., None]

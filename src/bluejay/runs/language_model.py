@@ -236,7 +236,8 @@ def load(
 ) -> LanguageModel:
     """Load a model by catalogue name, folder, file or hub `owner/name`; None is the best present.
 
-    `dtype` is that of weights and activations: by default float32 on CPU, bfloat16 elsewhere.
+    `dtype` is that of weights and activations: by default float32 on CPU, where quantized weights
+    stay packed, and bfloat16 elsewhere.
     `on_progress` is called with parameters loaded and in all. Raises CheckpointError for a model
     that is missing, damaged or foreign, MemoryLimitError if it does not fit.
     """

@@ -1,6 +1,7 @@
 """Bring a stored model onto the device."""
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import jax
@@ -9,10 +10,12 @@ from numpy.typing import NDArray
 
 from bluejay.checkpoints.convert import DTYPES
 from bluejay.checkpoints.model_files import ModelFiles
+from bluejay.checkpoints.tensor_source import TensorInfo
 from bluejay.core.errors import MemoryLimitError, UsageError
 from bluejay.core.memory import available_bytes
 from bluejay.model.params import DecoderParams, map_named
 from bluejay.model.specs import decoder_specs, parameter_count
+from bluejay.nn.quantized import QuantizedWeight
 
 OnTensor = Callable[[int, int], None]
 """Called after each tensor with the parameters loaded so far and in all."""
@@ -24,24 +27,41 @@ def load_params(
     """All parameters in one dtype, tensor by tensor.
 
     `dtype` None is float32 on CPU, where narrower products are converted at every call, and
-    bfloat16 elsewhere. A tensor that the file holds in that dtype, aligned to 64 bytes, is mapped
-    and not copied. Raises MemoryLimitError before the first tensor if they cannot fit.
+    bfloat16 elsewhere; and on CPU it keeps quantized tensors packed, as `Int8` and `Int4` leaves.
+    A tensor that the file holds in that form, aligned to 64 bytes, is mapped and not copied.
+    Raises MemoryLimitError before the first tensor if they cannot fit.
     """
     chosen = DTYPES[_require_dtype(dtype)]
     specs = decoder_specs(model.config)
     total = parameter_count(specs)
-    _require_memory(model, total * chosen.itemsize)
+    infos = model.source.tensors
+    keep_packed = dtype is None and jax.default_backend() == "cpu"
+    packed = {name for name, info in infos.items() if keep_packed and info.packing is not None}
+    _require_memory(model, loaded_bytes(infos, packed, chosen))
     done = 0
 
-    def load(path: str, spec: Any) -> jax.Array:
+    def load(path: str, spec: Any) -> jax.Array | QuantizedWeight:
         nonlocal done
-        array = on_device(model.source.read(path), chosen)
-        done += array.size
+        if path in packed:
+            leaf: jax.Array | QuantizedWeight = jax.device_put(model.source.read_packed(path))
+        else:
+            leaf = on_device(model.source.read(path), chosen)
+        done += math.prod(spec.shape)
         if on_tensor is not None:
             on_tensor(done, total)
-        return array
+        return leaf
 
     return map_named(load, specs)
+
+
+def loaded_bytes(
+    infos: Mapping[str, TensorInfo], packed: Collection[str], dtype: np.dtype[Any]
+) -> int:
+    """Bytes of all tensors on the device: packed ones as they are, the others in the dtype."""
+    return sum(
+        info.num_bytes if name in packed else math.prod(info.shape) * dtype.itemsize
+        for name, info in infos.items()
+    )
 
 
 def on_device(values: NDArray[Any], dtype: np.dtype[Any]) -> jax.Array:
