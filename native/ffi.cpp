@@ -221,6 +221,9 @@ extern "C" {
 const char* bluejay_instruction_set() { return kernels().name; }
 int bluejay_force_instruction_set(const char* name) { return bluejay::force_kernels(name) ? 1 : 0; }
 int bluejay_has_bfloat16() { return kernels().matmul_bfloat16 != nullptr ? 1 : 0; }
+unsigned bluejay_read_memory(const void* data, int64_t bytes) {
+  return kernels().read_memory(data, bytes);
+}
 int bluejay_num_threads() { return bluejay::num_threads(); }
 void bluejay_set_num_threads(int count) { bluejay::set_num_threads(count); }
 }

@@ -1,4 +1,5 @@
 // Compiled once per instruction set: BLUEJAY_ISA names it, BLUEJAY_TABLE its table.
+#include "bandwidth.h"
 #include "block_middle.h"
 #include "cross_entropy.h"
 #include "decoder_block.h"
@@ -28,6 +29,7 @@ const Kernels BLUEJAY_TABLE = {
     .block_middle_backward = block_middle_backward,
     .multiply_weights = multiply_weights,
     .decoder_block = decoder_block,
+    .read_memory = read_memory,
 };
 
 }  // namespace bluejay

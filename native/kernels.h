@@ -34,6 +34,7 @@ struct Kernels {
                                 const float* log_sum, MiddleInputs x, BlockShape s);
   bool (*multiply_weights)(float* out, const float* x, int64_t count, Weights w);
   bool (*decoder_block)(const DecoderLayer& layer);
+  uint32_t (*read_memory)(const void* data, int64_t bytes);
 };
 
 // The best table this processor can run, or the one that was forced.

@@ -147,6 +147,8 @@ BLUEJAY_INLINE void multiply_nibbles(Sums (&sums)[kRows][kParts], const uint8_t*
 }
 #endif
 
+inline constexpr int kAhead = 2048;  // bytes of codes between their prefetching and their use
+
 // One group of kGroup outputs for kRows rows. Sums over blocks run in float32, in the order of blocks.
 template <int kBits, int kZero, bool kHasOffset, int kRows>
 BLUEJAY_INLINE void multiply_group(const RowTarget& to, const RoundedRows& x, const Weights& w,
@@ -160,6 +162,9 @@ BLUEJAY_INLINE void multiply_group(const RowTarget& to, const RoundedRows& x, co
   Floats total[kRows][kParts] = {};
   for (int64_t b = 0; b < blocks; ++b) {
     Sums sums[kRows][kParts];
+    // The hardware's own prefetching stops at the end of each page.
+    for (int line = 0; line < kBytes; line += 64) __builtin_prefetch(codes + kAhead + line);
+    __builtin_prefetch(scales + b * kGroup + kAhead / (kBytes / kGroup));
 #if defined(__AVX2__) && !defined(__AVX512VNNI__)
     if constexpr (kBits == 4)
       multiply_nibbles<kZero, kRows>(sums, codes, activations, x.totals + b * kRows);

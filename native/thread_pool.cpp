@@ -38,14 +38,12 @@ void pause() {
 #endif
 }
 
-// One operation. Workers take indices until none is left, then report; the caller waits for all
-// reports, so that `context` outlives every use of it.
-struct Work {
-  void (*task)(void*, size_t) = nullptr;
-  void* context = nullptr;
-  size_t count = 0;
-};
-
+// Threads that help a caller with its indices.
+//
+// `state_` holds the number of the operation and, in its low half, how many indices nobody has taken yet.
+// Who takes one off by exchange owns it, and only until the last is done does the caller stay: a worker
+// that sleeps, or is kept from running by somebody else's process, delays nothing, and one that wakes
+// late finds no index of an operation that is over.
 class Pool {
  public:
   explicit Pool(int num_workers) {
@@ -54,7 +52,7 @@ class Pool {
 
   ~Pool() {
     is_closing_.store(true);
-    wake();
+    publish(0);
     for (auto& thread : threads_) thread.join();
   }
 
@@ -63,53 +61,67 @@ class Pool {
 
   int size() const { return static_cast<int>(threads_.size()) + 1; }
 
-  void run(Work work) {
+  void run(void (*task)(void*, size_t), void* context, size_t count) {
     const std::lock_guard<std::mutex> one_at_a_time(running_);
-    work_ = work;
-    next_.store(0, std::memory_order_relaxed);
-    num_busy_.store(threads_.size(), std::memory_order_relaxed);
-    wake();
-    drain(work);
-    while (num_busy_.load(std::memory_order_acquire) != 0) pause();
+    // Nothing is left to take while these change: no worker acts on a mixture of two operations.
+    task_.store(task, std::memory_order_relaxed);
+    context_.store(context, std::memory_order_relaxed);
+    count_.store(count, std::memory_order_relaxed);
+    num_open_.store(count, std::memory_order_relaxed);
+    publish(count);
+    drain();
+    while (num_open_.load(std::memory_order_acquire) != 0) pause();
   }
 
  private:
-  void wake() {
-    generation_.fetch_add(1);
+  static constexpr uint64_t kOne = uint64_t{1} << 32;  // of the operations' numbers
+  static uint64_t left_in(uint64_t state) { return state % kOne; }
+
+  void publish(size_t count) {
+    state_.store((state_.load() / kOne + 1) * kOne + count);
     if (num_asleep_.load() > 0) {
       { const std::lock_guard<std::mutex> lock(sleeping_); }
       awake_.notify_all();
     }
   }
 
-  void drain(const Work& work) {
-    for (size_t i = next_.fetch_add(1); i < work.count; i = next_.fetch_add(1))
-      work.task(work.context, i);
-  }
-
-  void serve() {
-    uint64_t seen = 0;
-    while (true) {
-      await_change(seen);
-      if (is_closing_.load()) return;
-      seen = generation_.load();
-      drain(work_);
-      num_busy_.fetch_sub(1, std::memory_order_release);
+  // Takes indices until none is left.
+  void drain() {
+    uint64_t state = state_.load(std::memory_order_acquire);
+    while (left_in(state) > 0) {
+      const auto task = task_.load(std::memory_order_relaxed);
+      void* context = context_.load(std::memory_order_relaxed);
+      const size_t count = count_.load(std::memory_order_relaxed);
+      if (!state_.compare_exchange_weak(state, state - 1, std::memory_order_acq_rel)) continue;
+      task(context, count - left_in(state));
+      num_open_.fetch_sub(1, std::memory_order_release);
+      state = state_.load(std::memory_order_acquire);
     }
   }
 
-  void await_change(uint64_t seen) {
+  void serve() {
+    while (!is_closing_.load()) {
+      drain();
+      await_work();
+    }
+  }
+
+  bool is_needed() const {
+    return left_in(state_.load(std::memory_order_acquire)) > 0 || is_closing_.load();
+  }
+
+  void await_work() {
     const auto deadline = std::chrono::steady_clock::now() + kSpinTime;
     do {
       for (int i = 0; i < 64; ++i) {
-        if (generation_.load(std::memory_order_acquire) != seen) return;
+        if (is_needed()) return;
         pause();
       }
     } while (std::chrono::steady_clock::now() < deadline);
     num_asleep_.fetch_add(1);
     {
       std::unique_lock<std::mutex> lock(sleeping_);
-      awake_.wait(lock, [&] { return generation_.load() != seen; });
+      awake_.wait(lock, [&] { return is_needed(); });
     }
     num_asleep_.fetch_sub(1);
   }
@@ -117,11 +129,12 @@ class Pool {
   std::vector<std::thread> threads_;
   std::mutex running_, sleeping_;
   std::condition_variable awake_;
-  std::atomic<uint64_t> generation_{0};
-  std::atomic<size_t> next_{0}, num_busy_{0};
+  std::atomic<uint64_t> state_{0};
+  std::atomic<size_t> count_{0}, num_open_{0};
+  std::atomic<void (*)(void*, size_t)> task_{nullptr};
+  std::atomic<void*> context_{nullptr};
   std::atomic<int> num_asleep_{0};
   std::atomic<bool> is_closing_{false};
-  Work work_;
 };
 
 std::mutex pool_mutex;
@@ -155,7 +168,7 @@ void parallel_for(size_t count, void (*task)(void*, size_t), void* context) {
     for (size_t i = 0; i < count; ++i) task(context, i);
     return;
   }
-  pool().run(Work{task, context, count});
+  pool().run(task, context, count);
 }
 
 int num_threads() { return pool().size(); }

@@ -154,13 +154,16 @@ class DecodeLoop:
     def _take(self, found: Choices, count: int) -> list[list[Choice]]:
         """The new choices of every row up to its end."""
         taken: list[list[Choice]] = []
-        arrays = jax.device_get(found)
+        ids, logprobs, others, other_logprobs = jax.device_get(found)
         for row, sampler in enumerate(self._samplers):
             taken.append([])
             for step in range(count):
                 if self._remaining[row] == 0:
                     break
-                choice = sampler.take(*(array[step, row] for array in arrays))
+                at = (step, row)
+                choice = sampler.take(
+                    int(ids[at]), float(logprobs[at]), others[at], other_logprobs[at]
+                )
                 taken[row].append(choice)
                 self._remaining[row] -= 1
                 if choice.id in self._ends[row]:

@@ -16,7 +16,7 @@ Axes: B batch  V vocabulary  A alternatives
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import partial
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -272,12 +272,13 @@ class Sampler:
             transforms=self.transforms,
             num_alternatives=self.num_alternatives,
         )
-        return self.take(*(array[0] for array in jax.device_get(choices)))
+        ids, logprobs, others, other_logprobs = jax.device_get(choices)
+        return self.take(int(ids[0]), float(logprobs[0]), others[0], other_logprobs[0])
 
     def take(
         self,
-        id_: int | np.integer[Any],
-        logprob: float | np.floating[Any],
+        id_: int,
+        logprob: float,
         alternative_ids: NDArray[np.int32],
         alternative_logprobs: NDArray[np.float32],
     ) -> Choice:
@@ -292,8 +293,8 @@ class Sampler:
         wanted = self.num_alternatives
         alternatives = zip(alternative_ids[:wanted], alternative_logprobs[:wanted], strict=True)
         return Choice(
-            id=int(id_),
-            logprob=float(logprob),
+            id=id_,
+            logprob=logprob,
             alternatives=tuple(
                 IdLogprob(int(other), float(value))
                 for other, value in alternatives

@@ -4,9 +4,12 @@ import ctypes
 import functools
 import importlib.util
 import os
+import time
 from pathlib import Path
 
 import jax
+import numpy as np
+from numpy.typing import NDArray
 
 # "off", or one of the instruction sets below: for tests and measurements.
 VARIABLE = "BLUEJAY_KERNELS"
@@ -31,6 +34,7 @@ class Library:
     def __init__(self, file: Path) -> None:
         self._functions = ctypes.CDLL(str(file))
         self._functions.bluejay_instruction_set.restype = ctypes.c_char_p
+        self._functions.bluejay_decoding_nanoseconds.restype = ctypes.c_int64
         for name in _TARGETS:
             handler = jax.ffi.pycapsule(getattr(self._functions, name))
             jax.ffi.register_ffi_target(name, handler, platform="cpu")
@@ -54,6 +58,20 @@ class Library:
     def set_num_threads(self, count: int) -> None:
         """Not while an operation runs."""
         self._functions.bluejay_set_num_threads(count)
+
+    @property
+    def decoding_seconds(self) -> float:
+        """Time that decoding has spent inside of the kernels since the library was loaded."""
+        return int(self._functions.bluejay_decoding_nanoseconds()) * 1e-9
+
+    def read_bandwidth(self, memory: NDArray[np.uint8], *, passes: int = 3) -> float:
+        """Bytes per second at which all threads read `memory`: the median of some passes."""
+        address, rates = memory.ctypes.data_as(ctypes.c_void_p), []
+        for _ in range(passes):
+            begun = time.perf_counter()
+            self._functions.bluejay_read_memory(address, ctypes.c_int64(memory.nbytes))
+            rates.append(memory.nbytes / (time.perf_counter() - begun))
+        return sorted(rates)[passes // 2]
 
     def force(self, instruction_set: str) -> bool:
         """Whether the processor and this build have it; nothing changes if not."""
