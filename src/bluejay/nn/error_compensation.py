@@ -133,10 +133,11 @@ def _round_block(
     top: int,
 ) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
     """Codes [32, N] of a block and the errors that later inputs make up for; changes `left`."""
-    inverse = np.where(scale == 0, 0, 1 / np.where(scale == 0, 1, scale))
+    # As `round_rows` divides: without correlations both give the same codes.
+    divisor = np.where(scale == 0, np.float32(np.inf), scale)
     codes, errors = np.empty(left.shape, np.uint8), np.empty_like(left)
     for i in range(len(left)):
-        code = np.clip(np.rint((left[i] - offset) * inverse) + zero, 0, top)
+        code = np.clip(np.rint((left[i] - offset) / divisor) + zero, 0, top)
         codes[i] = code
         errors[i] = (left[i] - (scale * (code - np.float32(zero)) + offset)) / factor[i, i]
         left[i + 1 :] -= factor[i, i + 1 :, None] * errors[i]
