@@ -107,6 +107,7 @@ def test_commands_and_their_options_are_these() -> None:
         "pull": [],
         "info": ["--all", "--json"],
         "convert": ["--dtype", "--to"],
+        "quantize": ["--bits", "--calibrate", "--held-out"],
         "prepare": [
             "--data",
             "--fetch-books",

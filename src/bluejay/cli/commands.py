@@ -13,6 +13,7 @@ from bluejay.cli import (
     plot,
     prepare,
     pull,
+    quantize,
     runs,
     suggest,
     train,
@@ -76,6 +77,13 @@ COMMANDS: dict[str, Command] = {
             example="bluejay convert model.gguf my-model --to hf --dtype bfloat16",
             add_arguments=convert.add_arguments,
             run=convert.run,
+        ),
+        Command(
+            name="quantize",
+            summary="write a model with weights of 8 or 4 bits, and measure what that costs",
+            example="bluejay quantize gptj-6b my-model --bits 4 --calibrate my.txt",
+            add_arguments=quantize.add_arguments,
+            run=quantize.run,
         ),
         Command(
             name="prepare",

@@ -84,6 +84,15 @@ def _native_blocks(
     return x
 
 
+def run_layer(
+    layer: BlockParams, x: Float[Array, "B T D"], *, config: DecoderConfig
+) -> Float[Array, "B T D"]:
+    """One layer over whole sequences: a step of `residual`, for models larger than memory."""
+    batch, length, _ = x.shape
+    positions = jnp.broadcast_to(jnp.arange(length, dtype=jnp.int32)[None, :], (batch, length))
+    return block(layer, x, _place(positions, config), None, config=config)[0]
+
+
 def extend(
     params: DecoderParams,
     ids: Int[Array, "B T"],

@@ -7,6 +7,9 @@ figures behind it: docs/decisions/0009-output-major-weights.md.
 """
 
 import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 
 import jax
 import jax.numpy as jnp
@@ -24,6 +27,19 @@ from bluejay.nn.quantized import QuantizedWeight, dequantize
 
 # A weight as parameter trees carry it. `contract` is the only function that cares which it meets.
 Weight = Array | QuantizedWeight
+
+Observer = Callable[[Array, Weight], None]
+_observer: ContextVar[Observer | None] = ContextVar("observer", default=None)
+
+
+@contextmanager
+def observing_contractions(observer: Observer) -> Iterator[None]:
+    """`observer` sees the operands of every product that is traced inside, activations first."""
+    token = _observer.set(observer)
+    try:
+        yield
+    finally:
+        _observer.reset(token)
 
 
 def contract(equation: str, x: Float[Array, "..."], w: Weight) -> Float[Array, "..."]:
@@ -44,6 +60,9 @@ def contract_to_float32(equation: str, x: Float[Array, "..."], w: Weight) -> Flo
     # Spelled as a product of two matrices: given more axes, XLA's CPU compiler transposes a copy
     # of the weight at every call (a 30-layer decode step took 200 ms in place of 25).
     inputs = math.prod(x.shape[len(rows) :])
+    observer = _observer.get()
+    if observer is not None:
+        observer(x, w)
     if isinstance(w, QuantizedWeight):
         return _multiply_quantized(x.reshape(-1, inputs), w).reshape(*rows, *columns)
     if decodes_natively() and x.dtype == jnp.float32 and w.dtype.name in DENSE_DTYPES:
