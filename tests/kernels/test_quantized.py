@@ -10,8 +10,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from bluejay.kernels.library import Library
 from bluejay.kernels.decoding import StoredWeight, multiply_weights
+from bluejay.kernels.library import Library
 from bluejay.nn import contract as contract_module
 from bluejay.nn.contract import contract
 from bluejay.nn.quantized import (
@@ -139,7 +139,7 @@ def test_shapes_that_do_not_fit_are_an_error(native: Library) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_contract_takes_quantized_weights(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Natively as `multiply_quantized`, without the library as dequantize and multiply."""
+    """Natively as `multiply_weights`, without the library as dequantize and multiply."""
     flat = drawn(kind, 3 * 8, 4)
     weight = jax.tree.map(jnp.asarray, replace(flat, shape=(3, 8, 4 * BLOCK)))
     x = rows_of(5, 4 * BLOCK).reshape(1, 5, 4 * BLOCK)

@@ -206,8 +206,7 @@ def log_probabilities(
 
 
 class Sampler:
-    """Chooses the ids of one sample, one call per position; or carries what a decode loop that
-    chooses them itself has to know of it: `transforms`, `rows`, the first `state`.
+    """Chooses the ids of one sample, one call per position, or tells a loop how to choose them.
 
     `allowed` [V] tells which ids may be chosen at all; `sample_index` tells the n samples of one
     request apart. Sample i of a seed draws the same at a position alone and in any batch.
