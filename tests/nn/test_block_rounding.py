@@ -111,11 +111,12 @@ def test_independent_inputs_need_no_compensation(kind: str) -> None:
     known = compensation_of(np.eye(INPUTS, dtype=np.float32)[None])
     plain = round_rows(values_of(), bits=bits, has_offsets=has_offsets)
     found = round_compensated(values_of(), known, bits=bits, has_offsets=has_offsets)
-    # Half way between two codes XLA's and NumPy's quotients may fall to different sides.
-    apart = np.abs(found.codes.astype(np.int32) - plain.codes)
-    assert apart.max() <= 1
-    assert np.count_nonzero(apart) <= 4
-    assert found.scales.tobytes() == plain.scales.tobytes()
+    # Scales that do equally well within float32's rounding may be chosen differently.
+    of_blocks = (OUTPUTS, INPUTS // BLOCK, BLOCK)
+    same = (found.codes == plain.codes).reshape(of_blocks).all(axis=-1)
+    assert same.mean() >= 0.97
+    ours, theirs = (squared(restored(r, bits) - values_of()) for r in (found, plain))
+    assert abs(ours / theirs - 1) < 1e-3
 
 
 def test_factors_are_those_of_the_damped_inverse() -> None:

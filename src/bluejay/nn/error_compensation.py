@@ -133,7 +133,7 @@ def _round_block(
     top: int,
 ) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
     """Codes [32, N] of a block and the errors that later inputs make up for; changes `left`."""
-    # As `round_rows` divides: without correlations both give the same codes, ties aside.
+    # As `round_rows` divides: without correlations both give the same codes for the same scales.
     divisor = np.where(scale == 0, np.float32(np.inf), scale)
     codes, errors = np.empty(left.shape, np.uint8), np.empty_like(left)
     for i in range(len(left)):
