@@ -9,6 +9,7 @@
 
 #include "../kernels.h"
 #include "../thread_pool.h"
+#include "check_block.h"
 
 namespace {
 
@@ -238,7 +239,21 @@ void check_quantized(int64_t count, int64_t outputs, int64_t blocks, int bits, b
   expect(bits == 8 ? "quantized, 8 bits" : "quantized, 4 bits", worst(out, expected), 1e-5);
 }
 
+void check_block() {
+  using bluejay::CacheKind;
+  using bluejay::WeightKind;
+  for (bool is_sequential : {false, true})
+    for (CacheKind cache : {CacheKind::kFloat32, CacheKind::kFloat16, CacheKind::kInt8})
+      for (WeightKind kind : {WeightKind::kFloat32, WeightKind::kInt8, WeightKind::kInt4}) {
+        bluejay::check::BlockCase block(is_sequential, kind, cache);
+        // Codes of a cache or of activations may fall to different sides of a tie.
+        const bool is_exact = cache == CacheKind::kFloat32 && kind == WeightKind::kFloat32;
+        expect("decoder_block", block.difference(), is_exact ? 2e-5 : 2e-2);
+      }
+}
+
 void check_all() {
+  check_block();
   for (int64_t count : {1, 2, 3, 4, 7, 8, 19})
     for (int64_t outputs : {1, 16, 37}) {
       check_quantized(count, outputs, 3, 8, false);
