@@ -99,6 +99,18 @@ def test_batched_programs_give_what_they_gave_alone(with_text: Path) -> None:
             assert [t.logprob for t in mine.tokens] == [t.logprob for t in theirs.tokens]
 
 
+@pytest.mark.parametrize("rows", [1, 2])
+def test_samples_of_one_prompt_share_it_in_groups_of_any_size(with_text: Path, rows: int) -> None:
+    """One row at a time is how XLA decodes on a CPU, where no kernels are."""
+    from bluejay.generation.runner import Runner
+
+    whole = bluejay.load(with_text)
+    runner = Runner(whole.runner.params, config=whole.config, rows_per_call=rows)
+    found = LanguageModel(whole.files, runner).complete("the sea", max_tokens=9, seed=3, n=5)
+    expected = whole.complete("the sea", max_tokens=9, seed=3, n=5)
+    assert [c.ids for c in found] == [c.ids for c in expected]
+
+
 def test_stop_strings_end_the_text_before_them(lm: LanguageModel) -> None:
     whole = lm.generate("the", max_tokens=60, seed=1)
     stop = whole[10:13]

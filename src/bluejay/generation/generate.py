@@ -77,7 +77,7 @@ def generate(
     ]
     for row in rows:  # refuse before the first token is made
         row.check()
-    shared = _SharedPrefill()
+    shared = _SharedPrefill(runner)
     for begin in range(0, len(rows), runner.rows_per_call):
         yield from _run(runner, rows[begin : begin + runner.rows_per_call], shared)
 
@@ -122,15 +122,18 @@ class _Row:
 class _SharedPrefill:
     """The prompt that was run last: samples of one prompt need it once."""
 
-    def __init__(self) -> None:
+    def __init__(self, runner: Runner) -> None:
+        self._runner = runner
         self._index: int | None = None
         self._prefix: Prefix | None = None
 
-    def of(self, row: _Row) -> Prefix:
+    def of(self, row: _Row, *, is_alone: bool) -> Prefix:
+        """The row's prefix. A row that is alone consumes it: a copy while others need it."""
         index = row.sample.request_index
         if self._prefix is None or self._index != index:
             self._index, self._prefix = index, row.start()
-        return self._prefix
+        is_last = row.sample.sample_index == row.request.num_samples - 1
+        return self._prefix if is_last or not is_alone else self._runner.copy(self._prefix)
 
 
 def _run(runner: Runner, rows: Sequence[_Row], shared: _SharedPrefill) -> Iterator[Sample]:
@@ -139,7 +142,7 @@ def _run(runner: Runner, rows: Sequence[_Row], shared: _SharedPrefill) -> Iterat
         row.sampler.observe_prompt(row.request.prompt_ids)
     loop = DecodeLoop(
         runner,
-        [shared.of(row) for row in rows],
+        [shared.of(row, is_alone=len(rows) == 1) for row in rows],
         [row.sampler for row in rows],
         stop_ids=[row.request.stop_ids for row in rows],
         max_tokens=[row.request.max_tokens for row in rows],

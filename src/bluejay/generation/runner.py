@@ -82,7 +82,7 @@ class Runner:
 
     @property
     def num_programs(self) -> int:
-        """How many programs this runner has compiled."""
+        """How many programs of prefill and single steps this runner has compiled."""
         jitted = (self._chunk, self._chunk_of_copy, self._score_chunk)
         return sum(_num_compiled(program) for program in jitted)
 
@@ -116,6 +116,10 @@ class Runner:
         """Append one id to a copy; the prefix stays usable."""
         return self._append(self._chunk_of_copy, prefix, token)
 
+    def copy(self, prefix: Prefix) -> Prefix:
+        """The same prefix with arrays of its own."""
+        return replace(prefix, cache=jax.tree.map(jnp.copy, prefix.cache))
+
     def score(self, ids: Sequence[int]) -> NDArray[np.float32]:
         """Raw logits [len(ids), V] of every position. Raises as `start` does."""
         self.require_fit(ids, 0)
@@ -141,7 +145,8 @@ class Runner:
     ) -> RowGroup:
         """Join at most `rows_per_call` prefixes, with room for `reserve` more tokens each.
 
-        Empty rows fill the group up to `rows`, by default `rows_per_call`.
+        Empty rows fill the group up to `rows`, by default `rows_per_call`. A group of one row
+        takes over the arrays of its prefix, which is consumed with it.
         """
         assert 0 < len(prefixes) <= self.rows_per_call
         needed = max(prefix.length for prefix in prefixes) + reserve

@@ -13,7 +13,7 @@ temperature and filters.
 Axes: B batch  V vocabulary  A alternatives
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import partial
 from typing import Final, NamedTuple
@@ -312,12 +312,8 @@ def joined_rows(
     transforms = frozenset[str]().union(*(sampler.transforms for sampler in samplers))
     filled = [*samplers, *[samplers[-1]] * (rows - len(samplers))]
     own = [sampler.with_transforms(transforms) for sampler in filled]
-    join: Callable[..., jax.Array] = lambda *parts: jnp.concatenate(parts)
-    return (
-        transforms,
-        jax.tree.map(join, *(rows for rows, _ in own)),
-        jax.tree.map(join, *(state for _, state in own)),
-    )
+    joined = jax.tree.map(lambda *parts: jnp.concatenate(parts), *own)
+    return transforms, joined[0], joined[1]
 
 
 @partial(jax.jit, static_argnames=("transforms", "num_alternatives"), donate_argnames=("state",))
