@@ -1,64 +1,14 @@
 // What lies between the two products of a GPT-J block: rotary causal attention and bias + GELU, forward
 // and backward, for whole sequences.
 //
-// Attention goes over blocks of queries and keeps scores transposed, [key, query]: the softmax then runs
-// down columns, sixteen queries at a time, and no full score matrix exists (as in Dao et al. 2022,
-// arXiv:2205.14135).
 #pragma once
 
-#include <cmath>
-
+#include "attention_blocks.h"
 #include "block_shape.h"
 #include "gelu.h"
-#include "matmul.h"
 #include "rows.h"
 
 namespace bluejay::BLUEJAY_ISA {
-
-// A product of small matrices by one thread, operands packed into buffers that the caller gives.
-struct SmallProduct {
-  typedef ProductFloat32 Product;
-  static constexpr int kRows = Product::kRows, kColumns = Product::kVectors * kLanes;
-
-  static int64_t left_size(int64_t rows, int64_t depth) { return round_up(rows, kRows) * depth; }
-  static int64_t right_size(int64_t columns, int64_t depth) {
-    return round_up(columns, kColumns) * depth;
-  }
-
-  static void pack_left(float* to, Operand from, int64_t rows, int64_t depth) {
-    for (int64_t r = 0; r < rows; r += kRows)
-      Product::pack(to + r * depth, kRows, moved(from, r),
-                    static_cast<int>(std::min<int64_t>(kRows, rows - r)), depth);
-  }
-  static void pack_right(float* to, Operand from, int64_t columns, int64_t depth) {
-    for (int64_t c = 0; c < columns; c += kColumns)
-      Product::pack(to + c * depth, kColumns, moved(from, c),
-                    static_cast<int>(std::min<int64_t>(kColumns, columns - c)), depth);
-  }
-  // Operands may have been packed deeper than the product goes.
-  struct Packed {
-    const float* data;
-    int64_t depth;
-  };
-
-  static void multiply(float* out, int64_t stride, Packed left, Packed right, int64_t rows,
-                       int64_t columns, int64_t depth, bool is_added) {
-    for (int64_t c = 0; c < columns; c += kColumns)
-      for (int64_t r = 0; r < rows; r += kRows)
-        multiply_panels<Product>(left.data + r * left.depth, right.data + c * right.depth, depth,
-                                 out + r * stride + c, stride,
-                                 static_cast<int>(std::min<int64_t>(kRows, rows - r)),
-                                 static_cast<int>(std::min<int64_t>(kColumns, columns - c)),
-                                 is_added);
-  }
-
- private:
-  static Operand moved(Operand from, int64_t row) {
-    return {from.data + row * from.row_stride, from.row_stride, from.k_stride};
-  }
-};
-
-inline constexpr int64_t kQueries = 64;
 
 // Buffers of one head of one sequence, carved out of one piece of memory.
 class HeadBuffers {
@@ -71,6 +21,11 @@ class HeadBuffers {
     b.is_complete = memory != nullptr;
     return b;
   }
+
+  HeadPanels panels() const {
+    return {keys_left, values_right, scores, packed_left, packed_right, mixed};
+  }
+  HeadQueries queries() const { return {query, s_.width, 0, s_.length, s_.width}; }
 
   bool is_complete = false;
   float *query, *key;                                    // [T, H] turned; queries scaled
@@ -140,55 +95,13 @@ inline void prepare_head(const HeadBuffers& b, const MiddleInputs& x, const Bloc
   SmallProduct::pack_right(b.values_right, {query + 2 * embed, 1, stride}, s.width, s.length);
 }
 
-// scores[key, query] of the block that begins at `begin`; masked ones are -infinity.
-inline void score_block(const HeadBuffers& b, const BlockShape& s, int64_t begin, int64_t count,
-                        int64_t end) {
-  SmallProduct::pack_right(b.packed_right, {b.query + begin * s.width, s.width, 1}, count, s.width);
-  SmallProduct::multiply(b.scores, kQueries, {b.keys_left, s.width}, {b.packed_right, s.width}, end,
-                         count, s.width, false);
-  for (int64_t k = begin; k < end; ++k)
-    for (int64_t q = 0; q < k - begin; ++q) b.scores[k * kQueries + q] = -__builtin_inff();
-}
-
-// Turns scores into weights in place, column by column; log_sum[q] of the whole head is written.
-inline void softmax_columns(float* scores, int64_t end, float* totals, float* log_sum,
-                            int64_t count) {
-  for (int64_t c = 0; c < kQueries; c += kLanes) {
-    if (c >= count) return;
-    Floats most = load(scores + c);
-    for (int64_t k = 1; k < end; ++k) most = larger(load(scores + k * kQueries + c), most);
-    Floats total{};
-    for (int64_t k = 0; k < end; ++k) {
-      float* p = scores + k * kQueries + c;
-      const Floats w = exponential(load(p) - most);
-      total += w;
-      store(p, w);
-    }
-    store(totals + c, total);
-    for (int i = 0; i < kLanes && c + i < count; ++i)
-      log_sum[c + i] = most[i] + std::log(total[i]);
-  }
-}
-
 // One head of one sequence: out [T, H] within rows of out_stride, log_sum [T].
 inline bool attend(float* out, float* log_sum, const MiddleInputs& x, const BlockShape& s,
                    const float* query) {
   const HeadBuffers b = HeadBuffers::make(s, false);
   if (!b.is_complete) return false;
   prepare_head(b, x, s, query);
-  for (int64_t begin = 0; begin < s.length; begin += kQueries) {
-    const int64_t count = std::min(kQueries, s.length - begin), end = begin + count;
-    alignas(64) float totals[kQueries];
-    score_block(b, s, begin, count, end);
-    softmax_columns(b.scores, end, totals, log_sum + begin, count);
-    SmallProduct::pack_left(b.packed_left, {b.scores, 1, kQueries}, count, end);
-    SmallProduct::multiply(b.mixed, s.width, {b.packed_left, end}, {b.values_right, s.length},
-                           count, s.width, end, false);
-    for (int64_t q = 0; q < count; ++q) {
-      float* to = out + (begin + q) * s.out_stride();
-      for (int64_t i = 0; i < s.width; ++i) to[i] = b.mixed[q * s.width + i] / totals[q];
-    }
-  }
+  attend_blocks(out, s.out_stride(), log_sum, b.panels(), b.queries());
   return true;
 }
 
@@ -257,7 +170,7 @@ inline bool attend_backward(const MiddleInputs& x, const BlockShape& s, const fl
   for (int64_t begin = 0; begin < s.length; begin += kQueries) {
     const int64_t count = std::min(kQueries, s.length - begin), end = begin + count;
     const float* dresult = g.dresult + begin * s.out_stride();
-    score_block(b, s, begin, count, end);
+    score_block(b.panels(), b.queries(), begin, count);
     SmallProduct::pack_right(b.packed_right, {dresult, s.out_stride(), 1}, count, h);
     SmallProduct::multiply(b.dscores, kQueries, {b.values_left, h}, {b.packed_right, h}, end, count,
                            h, false);

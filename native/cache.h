@@ -6,34 +6,6 @@
 
 namespace bluejay::BLUEJAY_ISA {
 
-struct Float32Cache {
-  typedef float Stored;
-  static BLUEJAY_INLINE Floats read(const float* p) { return load(p); }
-  static BLUEJAY_INLINE float widen(float x) { return x; }
-};
-
-struct Float16Cache {
-  typedef uint16_t Stored;
-  static BLUEJAY_INLINE Floats read(const uint16_t* p) { return load_halves(p); }
-  static BLUEJAY_INLINE float widen(uint16_t x) { return half_to_float(x); }
-};
-
-struct Int8Cache {
-  typedef int8_t Stored;
-  static BLUEJAY_INLINE Floats read(const int8_t* p) {
-#if defined(__AVX512F__)
-    return (Floats)_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i*)p)));
-#elif defined(__AVX2__)
-    return (Floats)_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i*)p)));
-#else
-    Bytes narrow;
-    std::memcpy(&narrow, p, sizeof(narrow));
-    return __builtin_convertvector(narrow, Floats);
-#endif
-  }
-  static BLUEJAY_INLINE float widen(int8_t x) { return x; }
-};
-
 // Writes one head's row of `width` values to its place; what is not finite spoils the row.
 BLUEJAY_INLINE void store_head(const CachePart& to, CacheKind kind, int64_t place, int64_t width,
                                const float* from) {
@@ -45,7 +17,7 @@ BLUEJAY_INLINE void store_head(const CachePart& to, CacheKind kind, int64_t plac
   if (kind == CacheKind::kFloat16) {
     auto* halves = static_cast<uint16_t*>(to.data) + place * width;
     int64_t i = 0;
-    for (; i + kLanes <= width; i += kLanes) store_halves(halves + i, load(from + i));
+    for (; i + kLanes <= width; i += kLanes) StoredFloat16::write(halves + i, load(from + i));
     for (; i < width; ++i) halves[i] = float_to_half(from[i]);
     return;
   }
@@ -69,10 +41,7 @@ void widen_heads(float* to, const CachePart& from, int64_t place, int64_t count,
   const auto* p = static_cast<const typename Kind::Stored*>(from.data) + place * width;
   for (int64_t row = 0; row < count; ++row) {
     const float scale = from.scales == nullptr ? 1.0f : from.scales[place + row];
-    int64_t i = 0;
-    for (; i + kLanes <= width; i += kLanes)
-      store(to + row * width + i, Kind::read(p + row * width + i) * scale);
-    for (; i < width; ++i) to[row * width + i] = Kind::widen(p[row * width + i]) * scale;
+    widen_all<Kind>(to + row * width, p + row * width, width, scale);
   }
 }
 

@@ -192,9 +192,9 @@ inline bool attend_few(float* mixed, const float* query, const DecoderLayer& l) 
       const int queries = static_cast<int>(std::min<int64_t>(kMostQueries, group - q));
       float* to = partials + at * stride + chunk * size;
       switch (l.cache) {
-        case CacheKind::kFloat32: attend_chunk_of<Float32Cache>(queries, to, stride, x); break;
-        case CacheKind::kFloat16: attend_chunk_of<Float16Cache>(queries, to, stride, x); break;
-        default: attend_chunk_of<Int8Cache>(queries, to, stride, x);
+        case CacheKind::kFloat32: attend_chunk_of<StoredFloat32>(queries, to, stride, x); break;
+        case CacheKind::kFloat16: attend_chunk_of<StoredFloat16>(queries, to, stride, x); break;
+        default: attend_chunk_of<StoredInt8>(queries, to, stride, x);
       }
     }
   };

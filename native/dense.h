@@ -7,31 +7,6 @@
 
 namespace bluejay::BLUEJAY_ISA {
 
-typedef uint16_t Halves __attribute__((vector_size(2 * kLanes)));
-typedef uint32_t Words __attribute__((vector_size(4 * kLanes)));
-
-struct Float32Weights {
-  typedef float Stored;
-  static BLUEJAY_INLINE Floats read(const float* p) { return load(p); }
-  static BLUEJAY_INLINE float widen(float x) { return x; }
-};
-
-struct Float16Weights {
-  typedef uint16_t Stored;
-  static BLUEJAY_INLINE Floats read(const uint16_t* p) { return load_halves(p); }
-  static BLUEJAY_INLINE float widen(uint16_t x) { return half_to_float(x); }
-};
-
-struct Bfloat16Weights {
-  typedef uint16_t Stored;
-  static BLUEJAY_INLINE Floats read(const uint16_t* p) {
-    Halves narrow;
-    std::memcpy(&narrow, p, sizeof(narrow));
-    return (Floats)(__builtin_convertvector(narrow, Words) << 16);
-  }
-  static BLUEJAY_INLINE float widen(uint16_t x) { return bfloat16_to_float(x); }
-};
-
 // kOutputs outputs of kRows rows: lanes run along the inputs, and each sum is taken alike whatever
 // stands beside it.
 template <typename Kind, int kOutputs, int kRows>
@@ -88,17 +63,10 @@ void multiply_dense_kind(const RowTarget& to, const InputRows& x, const Weights&
 inline void multiply_dense(const RowTarget& to, const InputRows& x, const Weights& w, int64_t first,
                            int64_t last) {
   switch (w.kind) {
-    case WeightKind::kFloat16: return multiply_dense_kind<Float16Weights>(to, x, w, first, last);
-    case WeightKind::kBfloat16: return multiply_dense_kind<Bfloat16Weights>(to, x, w, first, last);
-    default: return multiply_dense_kind<Float32Weights>(to, x, w, first, last);
+    case WeightKind::kFloat16: return multiply_dense_kind<StoredFloat16>(to, x, w, first, last);
+    case WeightKind::kBfloat16: return multiply_dense_kind<StoredBfloat16>(to, x, w, first, last);
+    default: return multiply_dense_kind<StoredFloat32>(to, x, w, first, last);
   }
-}
-
-template <typename Kind>
-void widen_row(float* to, const typename Kind::Stored* from, int64_t count) {
-  int64_t i = 0;
-  for (; i + kLanes <= count; i += kLanes) store(to + i, Kind::read(from + i));
-  for (; i < count; ++i) to[i] = Kind::widen(from[i]);
 }
 
 // The weights as float32 [outputs, inputs]: themselves, or a copy in the caller's scratch. Null when
@@ -112,9 +80,9 @@ inline const float* widened(const Weights& w) {
   parallel_for(static_cast<size_t>(w.outputs), [&](size_t index) {
     const int64_t at = static_cast<int64_t>(index) * w.inputs;
     if (w.kind == WeightKind::kFloat16)
-      widen_row<Float16Weights>(copy + at, from + at, w.inputs);
+      widen_all<StoredFloat16>(copy + at, from + at, w.inputs, 1.0f);
     else
-      widen_row<Bfloat16Weights>(copy + at, from + at, w.inputs);
+      widen_all<StoredBfloat16>(copy + at, from + at, w.inputs, 1.0f);
   });
   return copy;
 }

@@ -5,7 +5,7 @@
 #pragma once
 
 #include "rows.h"
-#include "weights.h"
+#include "stored_types.h"
 
 namespace bluejay::BLUEJAY_ISA {
 
@@ -45,7 +45,6 @@ BLUEJAY_INLINE RoundedRows rounded_rows(const InputRows& x, int64_t first) {
 }
 
 inline constexpr int kBlockVectors = kBlock / kLanes;
-typedef int8_t Bytes __attribute__((vector_size(kLanes)));
 
 BLUEJAY_INLINE Floats magnitude(Floats x) { return (Floats)((Ints)x & 0x7fffffff); }
 
@@ -113,33 +112,6 @@ BLUEJAY_INLINE void put_group(const RowTarget& to, int64_t row, int64_t group, f
   if (to.added != nullptr)
     for (int i = 0; i < live; ++i) lanes[i] += to.added[row * to.stride + at + i];
   std::memcpy(to.out + row * to.stride + at, lanes, sizeof(float) * static_cast<size_t>(live));
-}
-
-// Half precision to float32, kLanes of them.
-BLUEJAY_INLINE Floats load_halves(const uint16_t* from) {
-#if defined(__AVX512F__)
-  return (Floats)_mm512_cvtph_ps(_mm256_loadu_si256((const __m256i*)from));
-#elif defined(__F16C__)
-  return (Floats)_mm256_cvtph_ps(_mm_loadu_si128((const __m128i*)from));
-#else
-  Floats wide;
-  for (int i = 0; i < kLanes; ++i) wide[i] = half_to_float(from[i]);
-  return wide;
-#endif
-}
-
-BLUEJAY_INLINE void store_halves(uint16_t* to, Floats x) {
-#if defined(__AVX512F__)
-  _mm256_storeu_si256((__m256i*)to, _mm512_cvtps_ph((__m512)x, _MM_FROUND_TO_NEAREST_INT));
-#elif defined(__F16C__)
-  _mm_storeu_si128((__m128i*)to, _mm256_cvtps_ph((__m256)x, _MM_FROUND_TO_NEAREST_INT));
-#else
-  for (int i = 0; i < kLanes; ++i) to[i] = float_to_half(x[i]);
-#endif
-}
-
-BLUEJAY_INLINE void widen_halves(float* to, const uint16_t* from) {
-  for (int i = 0; i < kGroup; i += kLanes) store(to + i, load_halves(from + i));
 }
 
 }  // namespace bluejay::BLUEJAY_ISA

@@ -86,20 +86,14 @@ template <int kCount>
 bool multiply_sum(const Product (&products)[kCount]) {
   bool takes_panels = false;
   for (const Product& p : products) takes_panels = takes_panels || p.takes_panels();
-  const int64_t groups = products[0].w.groups(), chunk = task_groups(groups);
-  const auto run = [&](const Product& p) {
-    if (p.takes_panels()) return multiply_panels_of(p);
-    parallel_for(static_cast<size_t>((groups + chunk - 1) / chunk), [&](size_t task) {
-      const int64_t begin = static_cast<int64_t>(task) * chunk;
-      multiply_groups(p, begin, std::min(groups, begin + chunk));
-    });
-    return true;
-  };
   if (takes_panels) {
-    for (const Product& p : products)
-      if (!run(p)) return false;
+    for (const Product& p : products) {
+      const Product one[] = {p};
+      if (!multiply_all(one, 1)) return false;
+    }
     return true;
   }
+  const int64_t groups = products[0].w.groups(), chunk = task_groups(groups);
   parallel_for(static_cast<size_t>((groups + chunk - 1) / chunk), [&](size_t task) {
     const int64_t begin = static_cast<int64_t>(task) * chunk;
     for (const Product& p : products) multiply_groups(p, begin, std::min(groups, begin + chunk));

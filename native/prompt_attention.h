@@ -1,10 +1,9 @@
-// Attention of many new positions over the cache: products of packed panels over blocks of queries, no
-// full score matrix (as in Dao et al. 2022, arXiv:2205.14135).
+// Attention of many new positions over the cache.
 #pragma once
 
 #include <atomic>
 
-#include "block_middle.h"
+#include "attention_blocks.h"
 #include "cache.h"
 
 namespace bluejay::BLUEJAY_ISA {
@@ -12,17 +11,18 @@ namespace bluejay::BLUEJAY_ISA {
 inline void widen_heads_of(float* to, const CachePart& from, CacheKind kind, int64_t place,
                            int64_t count, int64_t width) {
   switch (kind) {
-    case CacheKind::kFloat32: return widen_heads<Float32Cache>(to, from, place, count, width);
-    case CacheKind::kFloat16: return widen_heads<Float16Cache>(to, from, place, count, width);
-    default: return widen_heads<Int8Cache>(to, from, place, count, width);
+    case CacheKind::kFloat32: return widen_heads<StoredFloat32>(to, from, place, count, width);
+    case CacheKind::kFloat16: return widen_heads<StoredFloat16>(to, from, place, count, width);
+    default: return widen_heads<StoredInt8>(to, from, place, count, width);
   }
 }
 
 // Buffers of one head, carved out of one piece of memory of the working thread.
 struct PromptBuffers {
-  float *rows, *keys, *values, *scores, *left, *right, *mixed, *totals;
+  HeadPanels panels;
+  float *rows, *log_sum;
 
-  static int64_t carve(PromptBuffers* to, float* memory, int64_t end, int64_t width) {
+  static int64_t carve(PromptBuffers* to, float* memory, const DecoderLayer& l, int64_t end) {
     using P = SmallProduct;
     int64_t used = 0;
     const auto take = [&](int64_t count) {
@@ -30,14 +30,11 @@ struct PromptBuffers {
       used += round_up(count, 16);
       return p;
     };
-    *to = {take(end * width),
-           take(P::left_size(end, width)),
-           take(P::right_size(width, end)),
-           take(round_up(end, P::kRows) * kQueries),
-           take(P::left_size(kQueries, end)),
-           take(P::right_size(kQueries, width)),
-           take(kQueries * width),
-           take(2 * kQueries)};
+    to->panels = {take(P::left_size(end, l.width)),       take(P::right_size(l.width, end)),
+                  take(round_up(end, P::kRows) * kQueries), take(P::left_size(kQueries, end)),
+                  take(P::right_size(kQueries, l.width)),  take(kQueries * l.width)};
+    to->rows = take(end * l.width);
+    to->log_sum = take(l.length);
     return used;
   }
 };
@@ -45,26 +42,13 @@ struct PromptBuffers {
 // One query head of one sequence; `query` and `mixed` have rows of heads * width.
 inline void attend_head(float* mixed, const float* query, const DecoderLayer& l,
                         const PromptBuffers& b, int64_t place, int64_t start) {
-  const int64_t end = start + l.length, h = l.width, stride = l.heads * l.width;
-  widen_heads_of(b.rows, l.keys, l.cache, place, end, h);
-  SmallProduct::pack_left(b.keys, {b.rows, h, 1}, end, h);
-  widen_heads_of(b.rows, l.values, l.cache, place, end, h);
-  SmallProduct::pack_right(b.values, {b.rows, 1, h}, h, end);
-  for (int64_t begin = 0; begin < l.length; begin += kQueries) {
-    const int64_t count = std::min(kQueries, l.length - begin), seen = start + begin + count;
-    SmallProduct::pack_right(b.right, {query + begin * stride, stride, 1}, count, h);
-    SmallProduct::multiply(b.scores, kQueries, {b.keys, h}, {b.right, h}, seen, count, h, false);
-    for (int64_t k = start + begin; k < seen; ++k)
-      for (int64_t q = 0; q < k - start - begin; ++q)
-        b.scores[k * kQueries + q] = -__builtin_inff();
-    softmax_columns(b.scores, seen, b.totals, b.totals + kQueries, count);
-    SmallProduct::pack_left(b.left, {b.scores, 1, kQueries}, count, seen);
-    SmallProduct::multiply(b.mixed, h, {b.left, seen}, {b.values, end}, count, h, seen, false);
-    for (int64_t q = 0; q < count; ++q) {
-      float* to = mixed + (begin + q) * stride;
-      for (int64_t i = 0; i < h; ++i) to[i] = b.mixed[q * h + i] / b.totals[q];
-    }
-  }
+  const int64_t h = l.width, stride = l.heads * l.width;
+  const HeadQueries queries{query, stride, start, l.length, h};
+  widen_heads_of(b.rows, l.keys, l.cache, place, queries.end(), h);
+  SmallProduct::pack_left(b.panels.keys, {b.rows, h, 1}, queries.end(), h);
+  widen_heads_of(b.rows, l.values, l.cache, place, queries.end(), h);
+  SmallProduct::pack_right(b.panels.values, {b.rows, 1, h}, h, queries.end());
+  attend_blocks(mixed, stride, b.log_sum, b.panels, queries);
 }
 
 // mixed [rows, heads * width] as attend_few. False when memory is out.
@@ -77,13 +61,13 @@ inline bool attend_many(float* mixed, const float* query, const DecoderLayer& l)
     const int64_t end = start + l.length;
     PromptBuffers b{};
     const auto bytes =
-        sizeof(float) * static_cast<size_t>(PromptBuffers::carve(&b, nullptr, end, l.width));
+        sizeof(float) * static_cast<size_t>(PromptBuffers::carve(&b, nullptr, l, end));
     auto* memory = static_cast<float*>(scratch(Slot::kSpare, bytes));
     if (memory == nullptr) {
       is_complete.store(false);
       return;
     }
-    PromptBuffers::carve(&b, memory, end, l.width);
+    PromptBuffers::carve(&b, memory, l, end);
     const int64_t place = (sequence * l.kv_heads + head / group) * l.capacity;
     const int64_t at = (sequence * l.length * l.heads + head) * l.width;
     attend_head(mixed + at, query + at, l, b, place, start);

@@ -147,6 +147,10 @@ BLUEJAY_INLINE void multiply_nibbles(Sums (&sums)[kRows][kParts], const uint8_t*
 }
 #endif
 
+BLUEJAY_INLINE void widen_group(float* to, const uint16_t* from) {
+  for (int i = 0; i < kGroup; i += kLanes) store(to + i, StoredFloat16::read(from + i));
+}
+
 inline constexpr int kAhead = 2048;  // bytes of codes between their prefetching and their use
 
 // One group of kGroup outputs for kRows rows. Sums over blocks run in float32, in the order of blocks.
@@ -172,8 +176,8 @@ BLUEJAY_INLINE void multiply_group(const RowTarget& to, const RoundedRows& x, co
 #endif
       multiply_block<kBits, kZero, kRows>(sums, codes, activations, x.totals + b * kRows);
     alignas(64) float scale[kGroup], offset[kGroup];
-    widen_halves(scale, scales + b * kGroup);
-    if (kHasOffset) widen_halves(offset, offsets + b * kGroup);
+    widen_group(scale, scales + b * kGroup);
+    if (kHasOffset) widen_group(offset, offsets + b * kGroup);
 #pragma GCC unroll 8
     for (int r = 0; r < kRows; ++r) {
       const float step = x.scales[b * kRows + r];

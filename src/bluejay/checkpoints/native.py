@@ -55,7 +55,8 @@ def is_native(folder: Path) -> bool:
 
 def read_header(folder: Path) -> NativeHeader:
     """Check manifest and sizes, then read family and config. Raises CheckpointError."""
-    problems = [*_manifest_problems(folder, hashes=False)]
+    manifest = read_json_object(folder / MANIFEST)
+    problems = [*_manifest_problems(folder, manifest, hashes=False)]
     if problems:
         raise refusal(folder, listed(problems))
     path = folder / "config.json"
@@ -68,7 +69,7 @@ def read_header(folder: Path) -> NativeHeader:
     except UsageError as error:
         raise refusal(path, str(error)) from error
     packing = read_packing(document.get("packing"), config, path=path)
-    is_packed = _format_version(folder) == PACKED_VERSION
+    is_packed = manifest["format_version"] == PACKED_VERSION
     if is_packed != bool(packing):
         raise refusal(
             path,
@@ -80,7 +81,7 @@ def read_header(folder: Path) -> NativeHeader:
 
 def verify(folder: Path) -> list[str]:
     """Every difference between a native folder and its manifest, hashes included."""
-    return [*_manifest_problems(folder, hashes=True)]
+    return [*_manifest_problems(folder, read_json_object(folder / MANIFEST), hashes=True)]
 
 
 class NativeTensors:
@@ -202,12 +203,7 @@ def seal(folder: Path, *, known: Mapping[str, str] | None = None) -> None:
     write_text_durably(folder / MANIFEST, json.dumps(document, indent=2) + "\n")
 
 
-def _format_version(folder: Path) -> object:
-    return read_json_object(folder / MANIFEST).get("format_version")
-
-
-def _manifest_problems(folder: Path, *, hashes: bool) -> Iterator[str]:
-    manifest = read_json_object(folder / MANIFEST)
+def _manifest_problems(folder: Path, manifest: Mapping[str, Any], *, hashes: bool) -> Iterator[str]:
     version = manifest.get("format_version")
     known = type(version) is int and version in (FORMAT_VERSION, PACKED_VERSION)
     if manifest.get("format") != FORMAT or not known:

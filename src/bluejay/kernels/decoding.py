@@ -136,9 +136,8 @@ def decoder_block(
             bias = nothing if linear.bias is None else linear.bias.reshape(-1)
             arrays += [*linear.weight.leaves(), bias]
     shapes = [jax.ShapeDtypeStruct(array.shape, array.dtype) for array in (x, *cached)]
-    call = jax.ffi.ffi_call(
-        "bluejay_decoder_block", shapes, input_output_aliases={4 + i: 1 + i for i in range(4)}
-    )
+    in_place = {4 + i: 1 + i for i, array in enumerate(cache) if array is not None}
+    call = jax.ffi.ffi_call("bluejay_decoder_block", shapes, input_output_aliases=in_place)
     moved, key, value, key_scales, value_scales = call(
         x,
         starts,

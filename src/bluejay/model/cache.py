@@ -60,10 +60,9 @@ def empty_cache(
 
 
 def cache_bytes(config: DecoderConfig, *, positions: int, bytes_per_value: int) -> int:
-    """Memory of one sequence's cache of that many positions; a value of one byte has scales."""
-    scales = 4 if bytes_per_value == 1 else 0
-    per_head = config.head_dim * bytes_per_value + scales
-    return 2 * config.num_layers * config.num_kv_heads * per_head * positions
+    """Memory of one sequence's cache of that many positions, without the scales of int8."""
+    per_position = 2 * config.num_layers * config.num_kv_heads * config.head_dim
+    return per_position * positions * bytes_per_value
 
 
 def append(

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bluejay.checkpoints.model_files import ModelFiles, open_model
-from bluejay.checkpoints.native import seal, write_config_file
+from bluejay.checkpoints.native import native_writer, seal, write_config_file
 from bluejay.checkpoints.packed_writer import PackedWriter
 from bluejay.checkpoints.packing import Packing
 from bluejay.checkpoints.quantization import packing_plan, quantize_tensor
@@ -119,7 +119,7 @@ def quantize(
     return QuantizationReport(
         destination=destination,
         num_parameters=parameter_count(decoder_specs(model.config)),
-        num_bytes_before=job.num_bytes_before,
+        num_bytes_before=model.num_bytes,
         num_bytes_after=job.num_bytes_after,
         packed={name: counts.count(name) for name in dict.fromkeys(counts)},
         calibration_tokens=sum(int(window.is_text.sum()) for window in texts.calibration),
@@ -144,7 +144,8 @@ class _Job:
         self._specs = decoder_specs(model.config)
         self._on_progress, self._activity = on_progress, "Quantizing"
         self._comparison = Comparison()
-        self.num_bytes_before, self.num_bytes_after = model.num_bytes, 0
+        self.num_bytes_after = 0
+        self._embedding: Any = None
         self._seen: list[jax.Array] = []
         self._before: list[jax.Array] = []
         self._after: list[jax.Array] = []
@@ -157,14 +158,15 @@ class _Job:
             folder, family=self._model.family, config=self._config, packing=self._plan
         )
         dtypes = {name: info.dtype for name, info in infos.items() if name not in self._plan}
-        with PackedWriter(folder, self._config, dtypes, self._plan, self._written) as self._writer:
+        with native_writer(folder, self._config, dtypes, self._plan) as file:
+            self._writer = PackedWriter(file, self._written)
             self._begin()
             for layer in range(self._config.num_layers):
                 self._layer(layer)
             self._finish(tokenizer)
         if tokenizer is not None:
             tokenizer.save(folder)
-        seal(folder, known=self._writer.sums)
+        seal(folder, known={done.path.name: done.sha256 for done in file.written})
 
     def loss(self) -> Loss | None:
         """Measured while writing."""
@@ -196,6 +198,8 @@ class _Job:
             positions=self._old("positions") if self._specs.positions is not None else None,
         )
         new = replace(old, embedding=self._store("embedding", self._specs.embedding))
+        if self._specs.head is None:  # tied: the logits need it again
+            self._embedding = new.embedding
         if self._specs.positions is not None:
             self._store("positions", self._specs.positions)
         self._seen = [self._embed(new, window) for window in self._calibration]
@@ -250,10 +254,8 @@ class _Job:
         old = self._tail({name: self._old(name) for name in own})
         new = self._tail({name: self._store(name, spec) for name, spec in own.items()})
         if self._specs.head is None:  # tied
-            spec = self._specs.embedding
-            leaf = self._leaf("embedding", spec, None)
             old = replace(old, embedding=self._old("embedding"))
-            new = replace(new, embedding=jax.device_put(leaf))
+            new = replace(new, embedding=self._embedding)
         allowed = jnp.asarray(tokenizer.sampleable_mask(self._config.vocab_size))
         streams = zip(self._held_out.windows, self._before, self._after, strict=True)
         for window, before, after in streams:
