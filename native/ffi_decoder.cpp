@@ -1,9 +1,8 @@
 // The handlers of decoding: products with weights of any kind, and a whole block over its cache.
-#include <atomic>
-#include <chrono>
 #include <optional>
 
 #include "ffi_checks.h"
+#include "ffi_clock.h"
 #include "kernels.h"
 
 namespace {
@@ -54,21 +53,6 @@ std::optional<Weights> weights_of(const Array& data, const Array& scales, const 
   return w;
 }
 
-// Time spent in these handlers so far: what a token takes beyond it is overhead.
-std::atomic<int64_t> nanoseconds{0};
-
-class Clock {
- public:
-  ~Clock() {
-    const auto spent = std::chrono::steady_clock::now() - begun_;
-    nanoseconds.fetch_add(std::chrono::duration_cast<std::chrono::nanoseconds>(spent).count(),
-                          std::memory_order_relaxed);
-  }
-
- private:
-  std::chrono::steady_clock::time_point begun_ = std::chrono::steady_clock::now();
-};
-
 using Matrix = ffi::Buffer<ffi::F32>;
 using MatrixOut = ffi::ResultBuffer<ffi::F32>;
 
@@ -77,7 +61,7 @@ ffi::Error multiply(Matrix x, Array data, Array scales, Array offsets, MatrixOut
   if (x.dimensions().size() != 2 || out->dimensions().size() != 2)
     return wrong("a product with weights takes rows");
   const auto rows = x.dimensions()[0], inputs = x.dimensions()[1], outputs = out->dimensions()[1];
-  const Clock clock;
+  const bluejay::DecodingClock clock;
   const auto w = weights_of(data, scales, offsets, outputs, inputs);
   if (!w || out->dimensions()[0] != rows)
     return wrong("the shapes of a product with weights do not fit together");
@@ -187,7 +171,7 @@ ffi::Error decode_block(Matrix x, Starts starts, Matrix cos, Matrix sin, Array, 
                         ArrayOut key_scales, ArrayOut value_scales, int64_t heads,
                         int64_t kv_heads, int64_t wide, bool is_sequential, bool pairs_are_halves,
                         int64_t activation, float eps) {
-  const Clock clock;
+  const bluejay::DecodingClock clock;
   auto layer = layer_of(x, starts, cos, *keys, heads, kv_heads, wide);
   if (!layer) return wrong("the sizes of a decoder's block do not fit together");
   bluejay::DecoderLayer& l = *layer;
@@ -257,6 +241,6 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(bluejay_decoder_block, decode_block,
                                   .Attr<int64_t>("activation")
                                   .Attr<float>("eps"));
 
-extern "C" int64_t bluejay_decoding_nanoseconds() { return nanoseconds.load(); }
+extern "C" int64_t bluejay_decoding_nanoseconds() { return bluejay::decoding_nanoseconds.load(); }
 
 #pragma GCC visibility pop

@@ -1,6 +1,7 @@
 // Compiled once per instruction set: BLUEJAY_ISA names it, BLUEJAY_TABLE its table.
 #include "bandwidth.h"
 #include "block_middle.h"
+#include "choose.h"
 #include "cross_entropy.h"
 #include "decoder_block.h"
 #include "kernels.h"
@@ -29,6 +30,7 @@ const Kernels BLUEJAY_TABLE = {
     .block_middle_backward = block_middle_backward,
     .multiply_weights = multiply_weights,
     .decoder_block = decoder_block,
+    .choose = choose,
     .read_memory = read_memory,
 };
 

@@ -4,6 +4,7 @@
 #include <cstdint>
 
 #include "block_shape.h"
+#include "choice.h"
 #include "decoder_layer.h"
 #include "operand.h"
 #include "weights.h"
@@ -34,6 +35,7 @@ struct Kernels {
                                 const float* log_sum, MiddleInputs x, BlockShape s);
   bool (*multiply_weights)(float* out, const float* x, int64_t count, Weights w);
   bool (*decoder_block)(const DecoderLayer& layer);
+  bool (*choose)(const ChoiceRows& rows);
   uint32_t (*read_memory)(const void* data, int64_t bytes);
 };
 

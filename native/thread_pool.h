@@ -23,7 +23,7 @@ void set_num_threads(int count);
 
 // A buffer of the calling thread, at least `bytes` long and 64-byte aligned, whose content lasts until
 // the same thread asks for the same slot. Grows, and never shrinks; nullptr when memory is out.
-enum class Slot { kLeft, kRight, kSpare, kWidened, kProduct, kRounded, kBlock, kPartials, kCount };
+enum class Slot { kLeft, kRight, kSpare, kWidened, kProduct, kRounded, kBlock, kPartials, kChoice, kCount };
 void* scratch(Slot slot, size_t bytes);
 
 }  // namespace bluejay

@@ -10,6 +10,7 @@
 #include "../kernels.h"
 #include "../thread_pool.h"
 #include "check_block.h"
+#include "check_choice.h"
 
 namespace {
 
@@ -252,8 +253,17 @@ void check_block() {
       }
 }
 
+void check_choice() {
+  for (int64_t width : {1, 2, 17, 331, 5003})
+    for (float spread : {0.01f, 3.0f, 40.0f}) {
+      const bluejay::check::ChoiceCase rows(20, width, spread, static_cast<unsigned>(width));
+      expect("choose", rows.wrong_rows(), 0.0);
+    }
+}
+
 void check_all() {
   check_block();
+  check_choice();
   for (int64_t count : {1, 2, 3, 4, 7, 8, 19})
     for (int64_t outputs : {1, 16, 37}) {
       check_quantized(count, outputs, 3, 8, false);

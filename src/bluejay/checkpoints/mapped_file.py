@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bluejay.checkpoints.refusal import refusal
+from bluejay.core.large_pages import wish_large_pages
 
 _KINDS = (
     (stat.S_ISDIR, "a folder"),
@@ -36,6 +37,7 @@ class MappedFile:
             if self.size == 0:
                 raise refusal(path, "the file is empty; download or copy it again")
             self._map = mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ)
+            wish_large_pages(self._map)
         except OSError as error:
             raise refusal(path, f"cannot be mapped into memory ({error.strerror})") from error
         finally:

@@ -24,18 +24,17 @@ from bluejay.generation.sampling import (
     Choice,
     Choices,
     Sampler,
-    SamplingRows,
-    SamplingState,
     choose_rows,
     joined_rows,
 )
+from bluejay.generation.sampling_rows import SamplingRows, SamplingState
 from bluejay.kernels.decoding import native_decoding
 from bluejay.model.cache import Cache
 from bluejay.model.config import DecoderConfig
 from bluejay.model.decoder import extend, logits
 from bluejay.model.params import DecoderParams
 
-MOST_STEPS = 16
+MOST_STEPS = 32
 
 
 @register_dataclass
@@ -78,6 +77,7 @@ class LoopForm:
             state,
             transforms=self.transforms,
             num_alternatives=self.num_alternatives,
+            is_native=self.is_native,
         )
         return chosen
 

@@ -168,7 +168,7 @@ def _run(runner: Runner, rows: Sequence[_Row], shared: _SharedPrefill) -> Iterat
 class _Pace:
     """How many steps a call takes: as many as fit into a moment that a reader does not notice."""
 
-    _MOMENT = 0.03  # seconds
+    _MOMENT = 0.05  # seconds
 
     def __init__(self) -> None:
         self.num_steps = 1

@@ -14,15 +14,14 @@ Axes: B batch  V vocabulary  A alternatives
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jax.tree_util import register_dataclass
 from jaxtyping import Array, Bool, Float32, Int32
 from numpy.typing import NDArray
 
@@ -39,54 +38,18 @@ from bluejay.generation.logits_processors import (
     remove_disallowed,
     scale_temperature,
 )
-from bluejay.generation.random import draw_bits, scale_bits, seed_words
+from bluejay.generation.random import draw_bits, scale_bits
 from bluejay.generation.sampling_params import SamplingParams
+from bluejay.generation.sampling_rows import (
+    PENALTIES,
+    SamplingRows,
+    SamplingState,
+    active_transforms,
+    first_state,
+    sampling_row,
+)
 from bluejay.generation.weights import pick, pick_largest, weigh
-
-__all__ = [
-    "Choice",
-    "IdLogprob",
-    "Sampler",
-    "SamplingParams",
-    "active_transforms",
-    "choose_rows",
-    "first_state",
-    "joined_rows",
-    "log_probabilities",
-    "sampling_row",
-]
-
-PENALTIES: Final = frozenset({"repetition_penalty", "presence_penalty", "frequency_penalty"})
-FILTERS: Final = frozenset({"temperature", "top_k", "top_p", "min_p", "typical_p"})
-
-
-@register_dataclass
-@dataclass(frozen=True, kw_only=True)
-class SamplingRows:
-    """The parameters of B rows on the device; `logit_bias` is None when no row has one."""
-
-    allowed: Array  # bool B V
-    temperature: Array  # float32 B, and so on to frequency_penalty
-    top_k: Array  # int32 B
-    top_p: Array
-    min_p: Array
-    typical_p: Array
-    repetition_penalty: Array
-    presence_penalty: Array
-    frequency_penalty: Array
-    logit_bias: Array | None  # float32 B V
-    seeds: Array  # uint32 B 2
-    samples: Array  # int32 B
-
-
-@register_dataclass
-@dataclass(frozen=True, kw_only=True)
-class SamplingState:
-    """What changes with each choice. Without penalties nobody counts ids."""
-
-    positions: Array  # int32 B
-    in_prompt: Array | None  # bool B V
-    counts: Array | None  # int32 B V, of generated ids
+from bluejay.kernels.choosing import ChoiceFilters, choose_ids
 
 
 class Choices(NamedTuple):
@@ -114,58 +77,11 @@ class Choice:
     alternatives: tuple[IdLogprob, ...]
 
 
-def active_transforms(params: SamplingParams) -> frozenset[str]:
-    """What has to be compiled in for a row; a batch takes the union of its rows'."""
-    changed = {
-        field.name
-        for field in fields(SamplingParams)
-        if field.name in PENALTIES | FILTERS and getattr(params, field.name) != field.default
-    }
-    if params.logit_bias:
-        changed.add("logit_bias")
-    return frozenset((changed - FILTERS) | {"greedy"} if params.is_greedy else changed | {"draw"})
-
-
-def sampling_row(
-    params: SamplingParams,
-    *,
-    allowed: NDArray[np.bool_],
-    sample_index: int,
-    transforms: frozenset[str],
-) -> SamplingRows:
-    """One row's parameters for programs with these transforms; rows of a batch are concatenated.
-
-    Raises UsageError when no id is allowed, or a biased id lies outside the vocabulary.
-    """
-    _check_fit(params, allowed)
-    bias = np.zeros((1, allowed.size), dtype=np.float32)
-    bias[0, list(params.logit_bias)] = list(params.logit_bias.values())
-    numbers = {
-        name: jnp.array([getattr(params, name)], dtype=jnp.float32)
-        for name in (PENALTIES | FILTERS) - {"top_k"}
-    }
-    return SamplingRows(
-        allowed=jnp.array(allowed[None]),
-        top_k=jnp.array([params.top_k], dtype=jnp.int32),
-        logit_bias=jnp.array(bias) if "logit_bias" in transforms else None,
-        seeds=jnp.array(seed_words(params.seed)[None]),
-        samples=jnp.array([sample_index], dtype=jnp.int32),
-        **numbers,
-    )
-
-
-def first_state(transforms: frozenset[str], *, vocabulary_size: int) -> SamplingState:
-    """One row's state before its first choice; rows of a batch are concatenated."""
-    is_counted = bool(transforms & PENALTIES)
-    shape = (1, vocabulary_size)
-    return SamplingState(
-        positions=jnp.zeros(1, dtype=jnp.int32),
-        in_prompt=jnp.zeros(shape, dtype=jnp.bool) if is_counted else None,
-        counts=jnp.zeros(shape, dtype=jnp.int32) if is_counted else None,
-    )
-
-
-@partial(jax.jit, static_argnames=("transforms", "num_alternatives"), donate_argnames=("state",))
+@partial(
+    jax.jit,
+    static_argnames=("transforms", "num_alternatives", "is_native"),
+    donate_argnames=("state",),
+)
 def choose_rows(
     logits: Float32[Array, "B V"],
     rows: SamplingRows,
@@ -173,36 +89,50 @@ def choose_rows(
     *,
     transforms: frozenset[str],
     num_alternatives: int,
+    is_native: bool = False,
 ) -> tuple[Choices, SamplingState]:
-    """Choose one id per row; consumes the state and gives the next one."""
-    scores = remove_disallowed(logits, rows.allowed)
-    processed = _process(scores, rows, state, transforms)
-    if "draw" not in transforms:
-        ids = pick_largest(processed)
+    """Choose one id per row; consumes the state and gives the next one.
+
+    The native kernel, for logits of one CPU device, keeps what is written here in one pass.
+    """
+    if is_native:
+        choices = _choose_natively(logits, rows, state, transforms, num_alternatives)
     else:
-        ids = _draw(_filter(processed, rows, transforms), rows, state)
-        if "greedy" in transforms:
-            ids = jnp.where(rows.temperature == 0, pick_largest(processed), ids)
+        scores = remove_disallowed(logits, rows.allowed)
+        processed = _process(scores, rows, state, transforms)
+        if "draw" not in transforms:
+            ids = pick_largest(processed)
+        else:
+            ids = _draw(_filter(processed, rows, transforms), rows, state)
+            if "greedy" in transforms:
+                ids = jnp.where(rows.temperature == 0, pick_largest(processed), ids)
+        choices = _report(scores, ids, num_alternatives)
     counts = state.counts
     if counts is not None:
-        counts = counts.at[jnp.arange(ids.shape[0]), ids].add(1)
-    next_state = replace(state, positions=state.positions + 1, counts=counts)
-    return _report(scores, ids, num_alternatives), next_state
+        counts = counts.at[jnp.arange(choices.ids.shape[0]), choices.ids].add(1)
+    return choices, replace(state, positions=state.positions + 1, counts=counts)
 
 
-@partial(jax.jit, static_argnames=("num_alternatives",))
+@partial(jax.jit, static_argnames=("num_alternatives", "is_native"))
 def log_probabilities(
     logits: Float32[Array, "B V"],
     ids: Int32[Array, "B"],
     allowed: Bool[Array, "B V"],
     *,
     num_alternatives: int = 0,
+    is_native: bool = False,
 ) -> Choices:
     """What `choose_rows` would report had it chosen these ids; for ids that are given.
 
     A disallowed id has the log probability -inf.
     """
-    return _report(remove_disallowed(logits, allowed), ids, num_alternatives)
+    scores = remove_disallowed(logits, allowed)
+    if not is_native:
+        return _report(scores, ids, num_alternatives)
+    rows = jnp.zeros(ids.shape[0], jnp.float32)
+    greedy = ChoiceFilters(rows, rows, rows, rows, jnp.zeros_like(ids))
+    found = choose_ids(logits, logits, allowed, greedy, jnp.zeros(ids.shape[0], jnp.uint32))
+    return _reported(scores, ids, found.largest, found.log_sum, num_alternatives)
 
 
 class Sampler:
@@ -259,7 +189,7 @@ class Sampler:
         seen[0, prompt] = True
         self.state = replace(self.state, in_prompt=self.state.in_prompt | jnp.asarray(seen))
 
-    def choose(self, logits: Float32[Array, "V"]) -> Choice:
+    def choose(self, logits: Float32[Array, "V"], *, is_native: bool = False) -> Choice:
         """Choose the next id from raw logits and count it.
 
         Raises CheckpointError when the logits of allowed ids are not numbers.
@@ -270,6 +200,7 @@ class Sampler:
             self.state,
             transforms=self.transforms,
             num_alternatives=self.num_alternatives,
+            is_native=is_native,
         )
         ids, logprobs, others, other_logprobs = jax.device_get(choices)
         return self.take(int(ids[0]), float(logprobs[0]), others[0], other_logprobs[0])
@@ -316,7 +247,11 @@ def joined_rows(
     return transforms, joined[0], joined[1]
 
 
-@partial(jax.jit, static_argnames=("transforms", "num_alternatives"), donate_argnames=("state",))
+@partial(
+    jax.jit,
+    static_argnames=("transforms", "num_alternatives", "is_native"),
+    donate_argnames=("state",),
+)
 def _choose_row(
     logits: Float32[Array, "V"],
     rows: SamplingRows,
@@ -324,11 +259,34 @@ def _choose_row(
     *,
     transforms: frozenset[str],
     num_alternatives: int,
+    is_native: bool,
 ) -> tuple[Choices, SamplingState]:
     chosen: tuple[Choices, SamplingState] = choose_rows(
-        logits[None], rows, state, transforms=transforms, num_alternatives=num_alternatives
+        logits[None],
+        rows,
+        state,
+        transforms=transforms,
+        num_alternatives=num_alternatives,
+        is_native=is_native,
     )
     return chosen
+
+
+def _choose_natively(
+    logits: jax.Array,
+    rows: SamplingRows,
+    state: SamplingState,
+    transforms: frozenset[str],
+    num_alternatives: int,
+) -> Choices:
+    draws = "draw" in transforms
+    bits = draw_bits(rows.seeds, rows.samples, state.positions) if draws else rows.seeds[:, 0]
+    filters = ChoiceFilters(rows.temperature, rows.top_p, rows.min_p, rows.typical_p, rows.top_k)
+    processed = _process(logits, rows, state, transforms)
+    found = choose_ids(logits, processed, rows.allowed, filters, bits)
+    # Of none at all, no mask either.
+    scores = remove_disallowed(logits, rows.allowed) if num_alternatives else logits
+    return _reported(scores, found.ids, found.largest, found.log_sum, num_alternatives)
 
 
 def _process(
@@ -372,25 +330,22 @@ def _report(scores: jax.Array, ids: jax.Array, num_alternatives: int) -> Choices
     # XLA's maximum passes over what is not a number; the report must not.
     is_damaged = jnp.any(jnp.isnan(scores), axis=-1, keepdims=True)
     largest = jnp.where(is_damaged, jnp.nan, weights.largest[:, None])
-    chosen = jnp.take_along_axis(scores, ids[:, None], axis=-1)
+    return _reported(scores, ids, largest[:, 0], weights.log_sum, num_alternatives)
+
+
+def _reported(
+    scores: jax.Array,
+    ids: jax.Array,
+    largest: jax.Array,
+    log_sum: jax.Array,
+    num_alternatives: int,
+) -> Choices:
+    chosen = jnp.take_along_axis(scores, ids[:, None], axis=-1)[:, 0]
     best, best_ids = lax.top_k(scores, num_alternatives)
-    log_sum = weights.log_sum[:, None]
-    return Choices(ids, (chosen - largest - log_sum)[:, 0], best_ids, best - largest - log_sum)
+    others = best - largest[:, None] - log_sum[:, None]
+    return Choices(ids, chosen - largest - log_sum, best_ids, others)
 
 
 def _present(array: jax.Array | None) -> jax.Array:
     assert array is not None, "rows and state are built for the transforms they meet"
     return array
-
-
-def _check_fit(params: SamplingParams, allowed: NDArray[np.bool_]) -> None:
-    if not allowed.any():
-        raise UsageError(
-            f"None of the {allowed.size} ids may be chosen, so nothing can be generated: allow"
-            " at least one."
-        )
-    for token in params.logit_bias:
-        if token >= allowed.size:
-            raise UsageError(
-                f"logit_bias names the id {token}, but the vocabulary ends at {allowed.size - 1}."
-            )

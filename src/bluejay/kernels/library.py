@@ -25,6 +25,7 @@ _TARGETS = (
     "bluejay_block_middle_backward",
     "bluejay_multiply_weights",
     "bluejay_decoder_block",
+    "bluejay_choose",
 )
 
 

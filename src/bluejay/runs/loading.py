@@ -12,6 +12,7 @@ from bluejay.checkpoints.convert import DTYPES
 from bluejay.checkpoints.model_files import ModelFiles
 from bluejay.checkpoints.tensor_source import TensorInfo
 from bluejay.core.errors import MemoryLimitError, UsageError
+from bluejay.core.large_pages import ALIGNMENT, LargePageArena, arena_bytes
 from bluejay.core.memory import available_bytes
 from bluejay.model.params import DecoderParams, map_named
 from bluejay.model.specs import decoder_specs, parameter_count
@@ -28,8 +29,8 @@ def load_params(
 
     `dtype` None is float32 on CPU, where narrower products are converted at every call, and
     bfloat16 elsewhere; and on CPU it keeps quantized tensors packed, as `Int8` and `Int4` leaves.
-    A tensor that the file holds in that form, aligned to 64 bytes, is mapped and not copied.
-    Raises MemoryLimitError before the first tensor if they cannot fit.
+    A tensor that the file holds in that form, aligned to 64 bytes, is mapped and not copied; the
+    others lie in large pages. Raises MemoryLimitError before the first tensor if they cannot fit.
     """
     chosen = DTYPES[_require_dtype(dtype)]
     specs = decoder_specs(model.config)
@@ -38,14 +39,16 @@ def load_params(
     keep_packed = dtype is None and jax.default_backend() == "cpu"
     packed = {name for name, info in infos.items() if keep_packed and info.packing is not None}
     _require_memory(model, loaded_bytes(infos, packed, chosen))
+    place = _Placement(infos, packed, chosen)
     done = 0
 
     def load(path: str, spec: Any) -> jax.Array | QuantizedWeight:
         nonlocal done
         if path in packed:
-            leaf: jax.Array | QuantizedWeight = jax.device_put(model.source.read_packed(path))
+            parts = model.source.read_packed(path)
+            leaf: jax.Array | QuantizedWeight = jax.tree.map(place.as_it_is, parts)
         else:
-            leaf = on_device(model.source.read(path), chosen)
+            leaf = place.converted(model.source.read(path))
         done += math.prod(spec.shape)
         if on_tensor is not None:
             on_tensor(done, total)
@@ -62,6 +65,36 @@ def loaded_bytes(
         info.num_bytes if name in packed else math.prod(info.shape) * dtype.itemsize
         for name, info in infos.items()
     )
+
+
+class _Placement:
+    """Puts tensors on the device: on CPU those that are not mapped as they are into one arena."""
+
+    def __init__(
+        self, infos: Mapping[str, TensorInfo], packed: Collection[str], dtype: np.dtype[Any]
+    ) -> None:
+        self._dtype = dtype
+        self._arena: LargePageArena | None = None
+        if jax.default_backend() == "cpu":
+            # Packed tensors have up to three parts, each of which begins aligned.
+            sizes = (loaded_bytes({name: info}, packed, dtype) for name, info in infos.items())
+            self._arena = LargePageArena(arena_bytes(size + 2 * ALIGNMENT for size in sizes))
+
+    def as_it_is(self, values: NDArray[Any]) -> jax.Array:
+        return self._put(values, values.dtype)
+
+    def converted(self, values: NDArray[Any]) -> jax.Array:
+        return self._put(values, self._dtype)
+
+    def _put(self, values: NDArray[Any], dtype: np.dtype[Any]) -> jax.Array:
+        is_mapped = not values.flags.writeable and values.dtype == dtype and _is_aligned(values)
+        if self._arena is None or is_mapped or values.nbytes == 0:
+            return on_device(values, dtype)
+        return on_device(self._arena.copy(values, dtype), dtype)
+
+
+def _is_aligned(values: NDArray[Any]) -> bool:
+    return values.flags.c_contiguous and values.ctypes.data % ALIGNMENT == 0
 
 
 def on_device(values: NDArray[Any], dtype: np.dtype[Any]) -> jax.Array:
