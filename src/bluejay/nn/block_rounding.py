@@ -2,8 +2,8 @@
 
 For every block a grid of step sizes is tried. Each gives codes, these give the best scale (and
 offset) by least squares, and the codes are taken again for that scale once it is a float16.
-Measured on bluejay-tiny in docs/lab-book.md: the search lowers the squared error of 4-bit weights
-by a fifth against "largest value over 8".
+Measured on bluejay-tiny's matrices in docs/lab-book.md: against "largest value over 8" the search
+lowers the squared error of 4-bit weights by 11 %, with offsets by 15 %, of 8-bit weights by 17 %.
 
 Axes: N outputs  I inputs  L blocks of 32 inputs  J a block's 32 inputs
 """
