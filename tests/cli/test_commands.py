@@ -100,6 +100,8 @@ def test_commands_and_their_options_are_these() -> None:
                 "--json",
                 "--no-stream",
                 "--logprobs",
+                "--speculate",
+                "--draft",
             ]
         ),
         "suggest": ["--dtype", "--json", "--model"],

@@ -9,12 +9,13 @@ from itertools import chain
 from typing import Any
 
 from bluejay.cli.failures import EXIT_INTERRUPTED
-from bluejay.cli.loading import add_model_arguments, announce_compiling, load_model
-from bluejay.cli.parser import CommandParser, positive_number, real_number, whole_number
+from bluejay.cli.loading import add_model_arguments, announce_compiling, load_draft, load_model
+from bluejay.cli.parser import CommandParser, one_of, positive_number, real_number, whole_number
 from bluejay.cli.samples import SamplePrinter, Samples, print_json, print_logprobs, print_summary
 from bluejay.cli.status import Status, status
 from bluejay.cli.terminal import argument_text
 
+SPECULATION = ("auto", "ngram", "off")
 _SEED_BITS = 31
 _SAMPLING = (
     "temperature",
@@ -34,6 +35,7 @@ def add_arguments(parser: CommandParser) -> None:
     add_model_arguments(parser)
     _add_length_arguments(parser)
     _add_sampling_arguments(parser)
+    _add_speculation_arguments(parser)
     group = parser.add_argument_group("output")
     group.add_argument("--json", action="store_true", help="print one JSON object at the end")
     group.add_argument("--no-stream", action="store_true", help="print when all is there")
@@ -97,6 +99,23 @@ def _add_sampling_arguments(parser: CommandParser) -> None:
     )
 
 
+def _add_speculation_arguments(parser: CommandParser) -> None:
+    group = parser.add_argument_group("speed (the text stays the same)")
+    group.add_argument(
+        "--speculate",
+        metavar="|".join(SPECULATION),
+        type=one_of(*SPECULATION),
+        default=SPECULATION[0],
+        help="check several tokens at once that stood in the text before: where that pays "
+        "(auto, the default), from the first match on (ngram), or not (off)",
+    )
+    group.add_argument(
+        "--draft",
+        metavar="MODEL",
+        help="let this smaller model, with the same tokenizer, draft the tokens",
+    )
+
+
 def run(arguments: argparse.Namespace) -> int:
     """Complete the prompt on stdout; what is said about it goes to stderr."""
     prompt = argument_text(arguments.prompt, "prompt")
@@ -106,6 +125,8 @@ def run(arguments: argparse.Namespace) -> int:
     printer = SamplePrinter(prompt, num_samples=arguments.n)
     with status() as shown:
         model, name = load_model(arguments, shown)
+        if arguments.draft is not None:
+            options["draft"] = load_draft(arguments.draft, shown)
         announce_compiling(shown, "Writing")
         try:
             for delta in _deltas(model.deltas(prompt, **options), shown, streams=streams):
@@ -149,6 +170,7 @@ def _options(arguments: argparse.Namespace) -> dict[str, Any]:
         "n": arguments.n,
         "seed": seed,
         "logprobs": arguments.logprobs,
+        "speculation": arguments.speculate,
         "logit_bias": dict(arguments.logit_bias),
     }
 

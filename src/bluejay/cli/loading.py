@@ -59,6 +59,16 @@ def load_model(arguments: argparse.Namespace, shown: Status) -> tuple[LanguageMo
     return load(path, dtype=arguments.dtype, on_progress=on_progress), name
 
 
+def load_draft(name: str, shown: Status) -> LanguageModel:
+    """The model that drafts for another."""
+    from bluejay.checkpoints.locate import locate
+    from bluejay.runs.language_model import load
+
+    path = locate(name)
+    shown.say(f"Loading {name}, which drafts")
+    return load(path)
+
+
 def announce_compiling(shown: Status, otherwise: str) -> None:
     """Say so while XLA compiles a program that no earlier run has kept."""
     import jax

@@ -37,6 +37,12 @@ class Samples:
         """Tokens of the finished samples."""
         return sum(len(completion.ids) for completion in self.finished.values())
 
+    @property
+    def drafts(self) -> tuple[int, int]:
+        """How many tokens of the finished samples were drafted and checked, and how many taken."""
+        done = self.finished.values()
+        return sum(item.num_drafted for item in done), sum(item.num_accepted for item in done)
+
     def tokens_per_second(self) -> float | None:
         """The rate after the first two reports, which wait for prompt and compilation; None for
         fewer than ten."""
@@ -172,6 +178,9 @@ def print_summary(
     rate = samples.tokens_per_second()
     if rate is not None:
         parts.append(f"{rate:.1f} tokens/s")
+    drafted, accepted = samples.drafts
+    if drafted:
+        parts.append(f"{accepted} of {drafted} drafted tokens accepted")
     reasons = {completion.finish_reason for completion in samples.finished.values()}
     if not samples.is_interrupted and reasons == {"length"}:
         parts.append(f"cut at --max-tokens {max_tokens}")

@@ -4,82 +4,43 @@ Nothing is allocated and nothing compiled between two steps: cache and state are
 place, and how many steps a call takes is a number, not a shape. A call ends early when no row
 goes on.
 
+A single row can also check a draft: see `speculation_check`.
+
 Axes: R rows  V vocabulary  M most steps of a call  A alternatives  X stop ids
 """
 
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.tree_util import register_dataclass
 from jaxtyping import Array, Bool, Float32, Int32
 from numpy.typing import NDArray
 
-from bluejay.generation.runner import Prefix, Runner
+from bluejay.generation.decode_state import (
+    MOST_STEPS,
+    LoopForm,
+    LoopRows,
+    LoopState,
+    is_stop,
+    no_choices,
+    noted,
+)
+from bluejay.generation.runner import Prefix, Runner, num_compiled
 from bluejay.generation.sampling import (
     Choice,
     Choices,
     Sampler,
-    choose_rows,
     joined_rows,
 )
 from bluejay.generation.sampling_rows import SamplingRows, SamplingState
+from bluejay.generation.speculation_check import Draft, check_draft
 from bluejay.kernels.decoding import native_decoding
-from bluejay.model.cache import Cache
-from bluejay.model.config import DecoderConfig
 from bluejay.model.decoder import extend, logits
 from bluejay.model.params import DecoderParams
-
-MOST_STEPS = 32
-
-
-@register_dataclass
-@dataclass(frozen=True, kw_only=True)
-class LoopState:
-    """What one step hands to the next."""
-
-    tokens: Array  # int32 R: chosen, not yet in the cache
-    lengths: Array  # int32 R: positions in the cache
-    is_live: Array  # bool R: rows that go on
-    cache: Cache
-    sampling: SamplingState
-
-
-@register_dataclass
-@dataclass(frozen=True, kw_only=True)
-class LoopRows:
-    """What stays the same: how each row chooses, and the ids that end it."""
-
-    sampling: SamplingRows
-    stop_ids: Array  # int32 R X, filled up with -1
-
-
-@dataclass(frozen=True, kw_only=True)
-class LoopForm:
-    """What a loop is compiled for."""
-
-    config: DecoderConfig
-    is_native: bool
-    transforms: frozenset[str]
-    num_alternatives: int
-
-    def choose(
-        self, scores: Float32[Array, "R V"], rows: LoopRows, state: SamplingState
-    ) -> tuple[Choices, SamplingState]:
-        """One id per row."""
-        chosen: tuple[Choices, SamplingState] = choose_rows(
-            scores,
-            rows.sampling,
-            state,
-            transforms=self.transforms,
-            num_alternatives=self.num_alternatives,
-            is_native=self.is_native,
-        )
-        return chosen
 
 
 class DecodeLoop:
@@ -109,6 +70,8 @@ class DecodeLoop:
         )
         self._samplers = samplers
         group = runner.group(prefixes, reserve=max(max_tokens), rows=rows)
+        self.capacity: int = group.cache.layers[0].key.shape[2]
+        self._length = group.lengths[0]
         blank = rows - len(prefixes)
         self._ends = stop_ids
         padded = _padded_stop_ids([*stop_ids, *[frozenset[int]()] * blank])
@@ -123,6 +86,42 @@ class DecodeLoop:
             sampling=sampling,
         )
         self._has_begun = False
+
+    @property
+    def form(self) -> LoopForm:
+        """What the loop's programs are compiled for, apart from the shapes of its arrays."""
+        return self._form
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether the first choices are made: those after them take steps."""
+        return self._has_begun
+
+    @property
+    def room(self) -> int:
+        """Positions that are left in the cache of a loop of one row."""
+        assert len(self._remaining) == 1
+        return self.capacity - self._length
+
+    @property
+    def remaining(self) -> int:
+        """Choices that a loop of one row may still make."""
+        [count] = self._remaining
+        return int(count)
+
+    @property
+    def sampling(self) -> tuple[SamplingRows, SamplingState]:
+        """How the next choice will be made; valid until it is."""
+        return self._rows.sampling, self._state.sampling
+
+    @property
+    def num_weight_bytes(self) -> int:
+        """What a step reads of parameters, nearly."""
+        return sum(leaf.nbytes for leaf in jax.tree.leaves(self._runner.params))
+
+    def num_programs(self) -> int:
+        """How many programs of steps and of checked drafts all loops have compiled."""
+        return num_compiled(decode_steps) + num_compiled(check_draft)
 
     def advance(self, num_steps: int) -> list[list[Choice]]:
         """At most `num_steps` more choices of every row that has not ended.
@@ -145,7 +144,30 @@ class DecodeLoop:
             state=self._state,
             form=self._form,
         )
+        self._length += int(count)
         return self._take(found, int(count))
+
+    def check(self, drafted: Sequence[int], *, positions: int) -> list[Choice]:
+        """Choices of a loop of one row that has begun, after one pass over so many positions.
+
+        The same as `advance` makes in as many steps: those that agree with the draft, and the one
+        after them. `positions` is at least one more than ids are drafted, at most MOST_STEPS and
+        no more than `room`. Raises CheckpointError as `advance` does.
+        """
+        assert self._has_begun
+        assert len(drafted) < positions <= min(MOST_STEPS, self.room)
+        ids = [*drafted, *[0] * (positions - 1 - len(drafted))]
+        found, count, self._state = check_draft(
+            self._runner.params,
+            self._rows,
+            jnp.asarray(self._remaining),
+            Draft(jnp.asarray(ids, jnp.int32), jnp.asarray(len(drafted), jnp.int32)),
+            state=self._state,
+            form=self._form,
+        )
+        self._length += int(count)
+        [choices] = self._take(found, int(count))
+        return choices
 
     def end(self, row: int) -> None:
         """The row makes no more choices."""
@@ -186,7 +208,7 @@ def decode_steps(
     `remaining` is how many choices each row may still make. Consumes the state.
     """
     num_rows, capacity = remaining.shape[0], state.cache.layers[0].key.shape[2]
-    empty = _no_choices(num_rows, form.num_alternatives)
+    empty = no_choices(num_rows, form.num_alternatives)
     state = replace(state, is_live=state.is_live & (remaining > 0))
 
     def goes_on(carry: tuple[Int32[Array, ""], Choices, LoopState]) -> Bool[Array, ""]:
@@ -203,10 +225,8 @@ def decode_steps(
             x, cache = extend(params, now.tokens[:, None], places, now.cache, config=form.config)
             scores = logits(params, x, config=form.config)[:, 0]
         choices, sampling = form.choose(scores, rows, now.sampling)
-        found = jax.tree.map(
-            lambda all, new: jax.lax.dynamic_update_index_in_dim(all, new, step, 0), found, choices
-        )
-        is_live = now.is_live & ~_is_stop(choices.ids, rows.stop_ids) & (step + 1 < remaining)
+        found = noted(found, choices, step)
+        is_live = now.is_live & ~is_stop(choices.ids, rows.stop_ids) & (step + 1 < remaining)
         later = LoopState(
             tokens=choices.ids,
             lengths=now.lengths + now.is_live.astype(jnp.int32),
@@ -227,21 +247,8 @@ def _choose_first(
     scores: Float32[Array, "R V"], rows: LoopRows, *, state: LoopState, form: LoopForm
 ) -> tuple[Choices, LoopState]:
     choices, sampling = form.choose(scores, rows, state.sampling)
-    is_live = state.is_live & ~_is_stop(choices.ids, rows.stop_ids)
+    is_live = state.is_live & ~is_stop(choices.ids, rows.stop_ids)
     return choices, replace(state, tokens=choices.ids, is_live=is_live, sampling=sampling)
-
-
-def _is_stop(ids: Int32[Array, "R"], stop_ids: Int32[Array, "R X"]) -> Bool[Array, "R"]:
-    return jnp.any(ids[:, None] == stop_ids, axis=1)
-
-
-def _no_choices(rows: int, alternatives: int) -> Choices:
-    return Choices(
-        jnp.zeros((MOST_STEPS, rows), jnp.int32),
-        jnp.zeros((MOST_STEPS, rows), jnp.float32),
-        jnp.zeros((MOST_STEPS, rows, alternatives), jnp.int32),
-        jnp.zeros((MOST_STEPS, rows, alternatives), jnp.float32),
-    )
 
 
 def _padded_stop_ids(stop_ids: Sequence[frozenset[int]]) -> NDArray[np.int32]:

@@ -4,7 +4,6 @@ Prompts of any lengths run together in groups of the runner's static number of r
 ids depend on its prompt, its sampling parameters and its number alone.
 """
 
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
@@ -15,10 +14,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bluejay.core.errors import UsageError
-from bluejay.generation.decode_loop import MOST_STEPS, DecodeLoop
+from bluejay.generation.decode_loop import DecodeLoop
 from bluejay.generation.runner import Prefix, Runner
 from bluejay.generation.sampling import Choice, Sampler
 from bluejay.generation.sampling_params import SamplingParams
+from bluejay.generation.speculation import (
+    AUTOMATIC,
+    Drafter,
+    LookupDrafter,
+    PacedLoop,
+    Speculation,
+    SpeculativeLoop,
+)
+from bluejay.generation.speculation_length import PassTimes
+from bluejay.generation.speculation_model import ModelDrafter
 
 FinishReason = Literal["stop", "length"]
 
@@ -47,12 +56,17 @@ class GenerationRequest:
 
 @dataclass(kw_only=True)
 class Sample:
-    """A sample as it grows. The consumer may end it with `stop` between two choices."""
+    """A sample as it grows. The consumer may end it with `stop` between two choices.
+
+    Of `num_drafted` ids that were checked, `num_accepted` were chosen.
+    """
 
     request_index: int
     sample_index: int
     choices: list[Choice] = field(default_factory=list)
     finish_reason: FinishReason | None = None
+    num_drafted: int = 0
+    num_accepted: int = 0
 
     @property
     def ids(self) -> list[int]:
@@ -63,13 +77,19 @@ class Sample:
 
 
 def generate(
-    runner: Runner, requests: Sequence[GenerationRequest], *, allowed: NDArray[np.bool_]
+    runner: Runner,
+    requests: Sequence[GenerationRequest],
+    *,
+    allowed: NDArray[np.bool_],
+    speculation: Speculation = AUTOMATIC,
 ) -> Iterator[Sample]:
     """Yield a sample each time it has a new choice, and once more when it has finished.
 
-    `allowed` [V] marks the ids that may be chosen. Raises UsageError for a prompt that is empty
-    or does not fit with its new tokens into the context.
+    `allowed` [V] marks the ids that may be chosen. `speculation` changes how soon choices come and
+    nothing else. Raises UsageError for a prompt that is empty or does not fit with its new tokens
+    into the context, and for speculation that was asked for and cannot be.
     """
+    speculation.is_possible(runner)
     rows = [
         _Row(runner, request, allowed, Sample(request_index=index, sample_index=number))
         for index, request in enumerate(requests)
@@ -79,7 +99,7 @@ def generate(
         row.check()
     shared = _SharedPrefill(runner)
     for begin in range(0, len(rows), runner.rows_per_call):
-        yield from _run(runner, rows[begin : begin + runner.rows_per_call], shared)
+        yield from _run(runner, rows[begin : begin + runner.rows_per_call], shared, speculation)
 
 
 class _Row:
@@ -136,7 +156,9 @@ class _SharedPrefill:
         return self._prefix if is_last or not is_alone else self._runner.copy(self._prefix)
 
 
-def _run(runner: Runner, rows: Sequence[_Row], shared: _SharedPrefill) -> Iterator[Sample]:
+def _run(
+    runner: Runner, rows: Sequence[_Row], shared: _SharedPrefill, speculation: Speculation
+) -> Iterator[Sample]:
     """Rows in lockstep; finished ones stand still until the last is done."""
     for row in rows:
         row.sampler.observe_prompt(row.request.prompt_ids)
@@ -147,10 +169,11 @@ def _run(runner: Runner, rows: Sequence[_Row], shared: _SharedPrefill) -> Iterat
         stop_ids=[row.request.stop_ids for row in rows],
         max_tokens=[row.request.max_tokens for row in rows],
     )
-    pace = _Pace()
+    paced = _paced(loop, runner, rows, speculation)
     while any(row.sample.finish_reason is None for row in rows):
-        with pace:
-            found = loop.advance(pace.num_steps)
+        found = paced.advance()
+        rows[0].sample.num_drafted = paced.num_drafted
+        rows[0].sample.num_accepted = paced.num_accepted
         for index, (row, choices) in enumerate(zip(rows, found, strict=True)):
             for choice in choices:
                 if row.sample.finish_reason is not None:
@@ -160,27 +183,26 @@ def _run(runner: Runner, rows: Sequence[_Row], shared: _SharedPrefill) -> Iterat
                     yield row.sample
                 row.end_at_length()
             if row.sample.finish_reason is not None:
-                loop.end(index)
+                paced.end(index)
     for row in rows:
         yield row.sample
 
 
-class _Pace:
-    """How many steps a call takes: as many as fit into a moment that a reader does not notice."""
-
-    _MOMENT = 0.05  # seconds
-
-    def __init__(self) -> None:
-        self.num_steps = 1
-        self._begun = 0.0
-
-    def __enter__(self) -> None:
-        self._begun = time.perf_counter()
-
-    def __exit__(self, *_: object) -> None:
-        per_step = (time.perf_counter() - self._begun) / self.num_steps
-        # Twice as many at most: the first calls may have compiled.
-        self.num_steps = max(1, min(2 * self.num_steps, MOST_STEPS, int(self._MOMENT / per_step)))
+def _paced(
+    loop: DecodeLoop, runner: Runner, rows: Sequence[_Row], speculation: Speculation
+) -> PacedLoop | SpeculativeLoop:
+    """The loop with somebody who says how much each call does. Only single rows speculate: rows
+    that run together share the reading of the weights already."""
+    if not speculation.is_possible(runner) or len(rows) > 1:
+        return PacedLoop(loop)
+    prompt, draft = rows[0].request.prompt_ids, speculation.draft
+    if draft is None:
+        drafter: Drafter = LookupDrafter(prompt)
+    else:
+        drafter = ModelDrafter(draft, prompt, loop)
+    known = (draft or runner).pass_times
+    times = known.setdefault((loop.form, loop.capacity), PassTimes(draft_cost=drafter.cost))
+    return SpeculativeLoop(loop, drafter, times=times, counts_loading=not speculation.is_asked_for)
 
 
 def allowed_log_probabilities(

@@ -9,7 +9,7 @@ Axes: R rows of one call  T tokens of one chunk  V vocabulary  D embed
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 
 import jax
 import jax.numpy as jnp
@@ -19,12 +19,15 @@ from jaxtyping import Array, Float, Int
 from numpy.typing import NDArray
 
 from bluejay.core.errors import UsageError
-from bluejay.kernels.decoding import native_decoding
+from bluejay.generation.speculation_length import PassTimes
+from bluejay.kernels.decoding import DENSE_DTYPES, native_decoding
 from bluejay.kernels.library import cpu_library
 from bluejay.model.cache import Cache, empty_cache
+from bluejay.model.cached_block import decodes_block_natively
 from bluejay.model.config import DecoderConfig
 from bluejay.model.decoder import extend, logits
 from bluejay.model.params import DecoderParams
+from bluejay.nn.quantized import QuantizedWeight, take_rows
 
 # A prompt is cut into the largest chunks that fit, then smaller ones; the last is padded. Three
 # sizes keep a process at a handful of programs, and let a two-word prompt cost 16 rows, not 256.
@@ -74,6 +77,8 @@ class Runner:
         )
         self.rows_per_call = rows_per_call or _default_rows_per_call(self.is_native)
         self._cache_dtype = cache_dtype
+        # What passes of this runner took, by the form of the loop: see `speculation_length`.
+        self.pass_times: dict[object, PassTimes] = {}
         chunk = partial(_run_chunk, form=(config, self.is_native))
         self._chunk = jax.jit(chunk, donate_argnames="cache")
         self._chunk_of_copy = jax.jit(chunk)
@@ -84,7 +89,31 @@ class Runner:
     def num_programs(self) -> int:
         """How many programs of prefill and single steps this runner has compiled."""
         jitted = (self._chunk, self._chunk_of_copy, self._score_chunk)
-        return sum(_num_compiled(program) for program in jitted)
+        return sum(num_compiled(program) for program in jitted)
+
+    @cached_property
+    def repeats_positions(self) -> bool:
+        """Whether a position has the same bits in a pass over 1 and over up to 16 of them.
+
+        Native kernels promise it for float32 rows (tests/kernels/test_decoder_block.py), XLA does
+        not.
+        """
+        if not self.is_native:
+            return False
+        blocks = self.params.blocks
+        head = self.params.embedding if self.params.head is None else self.params.head
+        assert isinstance(blocks, tuple), "decoding runs over unstacked blocks"
+        x = take_rows(self.params.embedding, jnp.zeros((1, 1), jnp.int32))
+        layer = empty_cache(
+            replace(self.config, num_layers=1),
+            batch=1,
+            capacity=SMALLEST_CAPACITY,
+            dtype=self._cache_dtype,
+        ).layers[0]
+        with native_decoding():
+            return _has_kernel(head) and all(
+                decodes_block_natively(block, x, layer) for block in blocks
+            )
 
     def start(self, ids: Sequence[int], *, reserve: int = 0) -> Prefix:
         """Prefill: run the prompt and leave room for `reserve` more tokens.
@@ -95,18 +124,37 @@ class Runner:
         self.require_fit(ids, reserve)
         capacity = _capacity(_padded_length(len(ids)), len(ids) + reserve)
         cache = self._empty(1, capacity)
+        state, cache = self._prefill(ids, cache, start=0)
+        return Prefix(length=len(ids), capacity=capacity, cache=cache, logits=state[0])
+
+    def extend(self, prefix: Prefix, ids: Sequence[int]) -> Prefix:
+        """Append ids in chunks, which need not give the bits of single steps. Consumes the prefix.
+
+        `length` may be less than the prefix holds: what lies behind it is overwritten. Raises as
+        `start` does.
+        """
+        self.require_fit(ids, prefix.length)
+        length = prefix.length + len(ids)
+        prefix = self.grow(prefix, reserve=_padded_length(len(ids)))
+        state, cache = self._prefill(ids, prefix.cache, start=prefix.length)
+        return replace(prefix, length=length, cache=cache, logits=state[0])
+
+    def _prefill(
+        self, ids: Sequence[int], cache: Cache, *, start: int
+    ) -> tuple[Float[Array, "1 V"], Cache]:
+        """Logits of the last of the ids, of which the first stands at `start`, and the cache."""
         state = None
         for begin, size in _chunks(len(ids)):
             piece = ids[begin : begin + size]
             state, cache = self._chunk(
                 self.params,
                 _padded(piece, size),
-                jnp.asarray([begin], jnp.int32),
+                jnp.asarray([start + begin], jnp.int32),
                 jnp.asarray([len(piece) - 1], jnp.int32),
                 cache=cache,
             )
         assert state is not None
-        return Prefix(length=len(ids), capacity=capacity, cache=cache, logits=state[0])
+        return state, cache
 
     def step(self, prefix: Prefix, token: int) -> Prefix:
         """Append one id. Consumes the prefix: its cache is reused in place."""
@@ -264,9 +312,14 @@ def _score_chunk(
         return logits(params, x, config=config), cache
 
 
-def _num_compiled(program: Callable[..., object]) -> int:
+def num_compiled(program: Callable[..., object]) -> int:
+    """How many programs a jitted function has compiled."""
     count: int = program._cache_size()  # type: ignore[attr-defined]  # JAX has no public name
     return count
+
+
+def _has_kernel(weight: Array | QuantizedWeight) -> bool:
+    return isinstance(weight, QuantizedWeight) or weight.dtype.name in DENSE_DTYPES
 
 
 def _default_rows_per_call(is_native: bool) -> int:

@@ -17,6 +17,7 @@ from bluejay.core.errors import CheckpointError, UsageError
 from bluejay.generation.generate import GenerationRequest, allowed_log_probabilities
 from bluejay.generation.runner import Runner
 from bluejay.generation.sampling_params import SamplingParams
+from bluejay.generation.speculation import Speculation, SpeculationMode
 from bluejay.model.config import DecoderConfig
 from bluejay.runs.compile_cache import configure_compile_cache
 from bluejay.runs.loading import load_params
@@ -55,6 +56,10 @@ class GenerationOptions(SamplingOptions, total=False):
 
     max_tokens: int  # default DEFAULT_MAX_TOKENS
     stop: str | Sequence[str] | None  # text ends before any of these strings
+    # How several tokens are drafted and checked at once: "auto", "ngram" or "off". It changes the
+    # speed and never the output; `generation.speculation.Speculation` documents it.
+    speculation: SpeculationMode
+    draft: "LanguageModel | None"  # a smaller model with the same tokenizer, to draft
 
 
 class CompletionOptions(GenerationOptions, total=False):
@@ -136,7 +141,14 @@ class LanguageModel:
         ]
         stop = options.get("stop")
         stops = [stop] if isinstance(stop, str) else list(stop or ())
-        return complete(self.runner, self.tokenizer, requests, stop=stops, allowed=self.allowed)
+        return complete(
+            self.runner,
+            self.tokenizer,
+            requests,
+            stop=stops,
+            allowed=self.allowed,
+            speculation=self._speculation(options),
+        )
 
     def suggest(self, prefix: str, k: int = 5) -> list[tuple[str, float]]:
         """The likeliest next words, or completions of a half-typed one, with probabilities."""
@@ -175,6 +187,17 @@ class LanguageModel:
     def prompt_ids(self, prompt: Prompt) -> list[int]:
         """The ids that the model reads for a prompt."""
         return prompt_ids(self.tokenizer, prompt) if isinstance(prompt, str) else list(prompt)
+
+    def _speculation(self, options: CompletionOptions) -> Speculation:
+        draft = options.get("draft")
+        if draft is not None and not self.tokenizer.has_same_tokens(draft.tokenizer):
+            raise UsageError(
+                f"The draft model {draft.files.path} has other tokens "
+                f"({draft.tokenizer.vocab_size:,}) than {self.files.path} "
+                f"({self.tokenizer.vocab_size:,}): name a model with the same tokenizer."
+            )
+        mode = options.get("speculation", "auto")
+        return Speculation(mode=mode, draft=None if draft is None else draft.runner)
 
     def _all_ids(self, prompt: Prompts) -> list[list[int]]:
         if isinstance(prompt, str):

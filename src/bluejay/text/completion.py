@@ -15,6 +15,7 @@ from bluejay.generation.generate import (
 )
 from bluejay.generation.runner import Runner
 from bluejay.generation.sampling import Choice
+from bluejay.generation.speculation import AUTOMATIC, Speculation
 from bluejay.text.stop_strings import StopMatcher
 from bluejay.vocab.detokenizer import IncrementalDetokenizer
 from bluejay.vocab.tokenizer import Tokenizer
@@ -36,7 +37,10 @@ class TokenLogprob:
 
 @dataclass(frozen=True, kw_only=True)
 class Completion:
-    """One finished sample. `text` leaves out the prompt and the stop string that ended it."""
+    """One finished sample. `text` leaves out the prompt and the stop string that ended it.
+
+    `num_accepted` of `num_drafted` ids that speculation drafted were chosen.
+    """
 
     text: str
     ids: tuple[int, ...]
@@ -45,6 +49,8 @@ class Completion:
     sample_index: int
     tokens: tuple[TokenLogprob, ...]
     prompt_tokens: tuple[TokenLogprob, ...] = ()
+    num_drafted: int = 0
+    num_accepted: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,10 +70,11 @@ def complete(
     *,
     stop: Sequence[str],
     allowed: NDArray[np.bool_],
+    speculation: Speculation = AUTOMATIC,
 ) -> Iterator[TextDelta]:
     """Yield text as it becomes certain: whole characters, nothing of a stop string."""
     writers: dict[tuple[int, int], _Writer] = {}
-    for sample in generate(runner, requests, allowed=allowed):
+    for sample in generate(runner, requests, allowed=allowed, speculation=speculation):
         key = (sample.request_index, sample.sample_index)
         writer = writers.setdefault(key, _Writer(tokenizer, stop, sample))
         text = writer.update()
@@ -142,6 +149,8 @@ class _Writer:
             prompt_index=sample.request_index,
             sample_index=sample.sample_index,
             tokens=tuple(self._token(choice) for choice in sample.choices),
+            num_drafted=sample.num_drafted,
+            num_accepted=sample.num_accepted,
         )
 
     def _token(self, choice: Choice) -> TokenLogprob:

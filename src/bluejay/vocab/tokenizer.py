@@ -146,6 +146,13 @@ class Tokenizer:
         data = self._bytes.get(token_id)
         return self._refuse_id(token_id) if data is None else data
 
+    def has_same_tokens(self, other: "Tokenizer") -> bool:
+        """Whether every id stands for the same bytes in both, and is special in both or neither."""
+        return (
+            self.token_bytes_table() == other.token_bytes_table()
+            and self.special_ids == other.special_ids
+        )
+
     def token_bytes_table(self) -> list[bytes | None]:
         """The bytes of every id below `vocab_size`; None where an id has no token."""
         return [self._bytes.get(token_id) for token_id in range(self.vocab_size)]
