@@ -1,7 +1,7 @@
 #include "thread_pool.h"
 
+#include <pthread.h>
 #include <sched.h>
-#include <unistd.h>
 
 #include <atomic>
 #include <chrono>
@@ -137,22 +137,29 @@ class Pool {
   std::atomic<bool> is_closing_{false};
 };
 
-std::mutex pool_mutex;
+std::mutex pool_mutex;  // who makes, replaces or forgets the pool holds it
 std::atomic<Pool*> the_pool{nullptr};
-std::atomic<pid_t> pool_owner{0};
+int pool_size = 0;  // 0 until it is set or found out
 
-// Threads do not survive a fork: the child makes its own pool and forgets the parent's.
+// Threads do not survive a fork: the child forgets its parent's pool, and makes one of the same size when
+// it has work. The lock is taken before, so that no other thread's half-done change is inherited.
+void make_pool(int size) {
+  [[maybe_unused]] static const int registered =
+      pthread_atfork([] { pool_mutex.lock(); }, [] { pool_mutex.unlock(); },
+                     [] {
+                       the_pool.store(nullptr);
+                       pool_mutex.unlock();
+                     });
+  pool_size = size;
+  the_pool.store(new Pool(size - 1), std::memory_order_release);
+}
+
 Pool& pool() {
   Pool* found = the_pool.load(std::memory_order_acquire);
-  if (found != nullptr && pool_owner.load(std::memory_order_relaxed) == getpid()) return *found;
+  if (found != nullptr) return *found;
   const std::lock_guard<std::mutex> lock(pool_mutex);
-  found = the_pool.load();
-  if (found == nullptr || pool_owner.load() != getpid()) {
-    found = new Pool(usable_cores() - 1);
-    pool_owner.store(getpid());
-    the_pool.store(found, std::memory_order_release);
-  }
-  return *found;
+  if (the_pool.load() == nullptr) make_pool(pool_size > 0 ? pool_size : usable_cores());
+  return *the_pool.load();
 }
 
 struct Buffer {
@@ -175,10 +182,9 @@ int num_threads() { return pool().size(); }
 
 void set_num_threads(int count) {
   const std::lock_guard<std::mutex> lock(pool_mutex);
-  Pool* previous = pool_owner.load() == getpid() ? the_pool.load() : nullptr;
+  Pool* previous = the_pool.load();
   if (previous != nullptr && previous->size() == count) return;
-  the_pool.store(new Pool(count - 1), std::memory_order_release);
-  pool_owner.store(getpid());
+  make_pool(count);
   delete previous;
 }
 

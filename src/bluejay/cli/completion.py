@@ -97,10 +97,11 @@ def _later_words(before: list[str], typed: str) -> list[tuple[str, str]]:
     if action is not None and action.nargs != 0:
         return _values(str(action.metavar), before)
     if typed.startswith("-"):
+        actions = [(name, parser.action_of(name)) for name in parser.option_strings()]
         return [
-            (name, (parser.action_of(name).help or "").replace("%%", "%"))  # type: ignore[union-attr]
-            for name in parser.option_strings()
-            if name.startswith("--")
+            (name, (action.help or "").replace("%%", "%"))
+            for name, action in actions
+            if name.startswith("--") and action is not None
         ]
     return _values(_next_positional(parser, before[1:]), before)
 
