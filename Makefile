@@ -15,13 +15,16 @@ PYTEST := $(BIN)/python -m pytest -p no:cacheprovider
 EIGHT := XLA_FLAGS=--xla_force_host_platform_device_count=8
 SOURCES := src tests tools benchmarks
 NATIVE := CMakeLists.txt $(wildcard native/*)
+ARM_COMPILER := aarch64-linux-gnu-g++
+ARM_ROOT := /usr/aarch64-linux-gnu
+QEMU = $(shell command -v qemu-aarch64 || command -v qemu-aarch64-static)
 
 MODEL := smollm2-135m-instruct
 # Those that need nothing given; the others say in their first lines what they want.
 BENCHMARKS := start_up sampling train_step
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-network check check-native bench docs lock clean
+.PHONY: help demo test test-network check check-native check-neon check-wheel bench docs lock clean
 
 help:
 	@echo "make demo   fetch a real model, complete a prompt, show the next words"
@@ -61,8 +64,28 @@ check-native: $(VENV)/runtime-ready
 	@for sanitizer in address,undefined thread; do \
 	  folder=build/check-$$(echo $$sanitizer | tr , -); \
 	  env PATH="$(CURDIR)/$(BIN):$$PATH" cmake -S . -B $$folder -G Ninja \
-	    -DBLUEJAY_SANITIZE=$$sanitizer >/dev/null && $(BIN)/ninja -C $$folder --quiet && \
+	    -DPython_EXECUTABLE=$(CURDIR)/$(BIN)/python -DBLUEJAY_SANITIZE=$$sanitizer >/dev/null && \
+	  $(BIN)/ninja -C $$folder --quiet check && \
 	  echo "== $$sanitizer" && $$folder/check || exit 1; done
+
+# The kernels for 64-bit ARM, run by an emulator: on a processor with dot products of bytes, and without.
+check-neon: $(VENV)/runtime-ready
+	@command -v $(ARM_COMPILER) >/dev/null && test -n "$(QEMU)" || { echo "$(ARM_COMPILER) or" \
+	  "qemu-aarch64 is not here: install them (Debian and Ubuntu: 'apt install" \
+	  "g++-aarch64-linux-gnu qemu-user')." >&2; exit 1; }
+	@env PATH="$(CURDIR)/$(BIN):$$PATH" cmake -S . -B build/check-neon -G Ninja \
+	  -DCMAKE_TOOLCHAIN_FILE=cmake/aarch64-linux-gnu.cmake \
+	  -DPython_EXECUTABLE=$(CURDIR)/$(BIN)/python >/dev/null
+	@echo "Compiling the check and the library for 64-bit ARM (a minute) ..."
+	@$(BIN)/ninja -C build/check-neon --quiet check bluejay_kernels
+	@echo "== emulated, with dot products"
+	@$(QEMU) -cpu max -L $(ARM_ROOT) build/check-neon/check portable neon
+	@echo "== emulated, without dot products"
+	@$(QEMU) -cpu cortex-a57 -L $(ARM_ROOT) build/check-neon/check portable
+
+# Wheel and source archive, installed where no compiler is; minutes, and needs a network.
+check-wheel: $(VENV)/dev-ready
+	@$(BIN)/python tools/check_wheel.py
 
 bench: $(VENV)/dev-ready
 	@for name in $(BENCHMARKS); do echo "== $$name"; $(BIN)/python benchmarks/$$name.py || exit 1; done

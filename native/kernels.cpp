@@ -3,14 +3,32 @@
 #include <atomic>
 #include <cstring>
 
+#if defined(__aarch64__) && defined(__linux__)
+#include <asm/hwcap.h>
+#include <sys/auxv.h>
+#endif
+
 namespace bluejay {
 
 extern const Kernels k_portable;
 #if defined(__x86_64__)
 extern const Kernels k_avx2, k_avx512, k_avx512_bf16;
+#elif defined(__aarch64__)
+extern const Kernels k_neon;
 #endif
 
 namespace {
+
+#if defined(__aarch64__)
+// Whether the processor multiplies bytes four at a time (the extension "dotprod").
+bool has_dot_product() {
+#if defined(__linux__)
+  return (getauxval(AT_HWCAP) & HWCAP_ASIMDDP) != 0;
+#else
+  return true;  // every Mac with this architecture
+#endif
+}
+#endif
 
 struct Choice {
   const Kernels* table;
@@ -36,6 +54,9 @@ const Choice kChoices[] = {
        return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
               __builtin_cpu_supports("f16c");
      }},
+#endif
+#if defined(__aarch64__)
+    {&k_neon, has_dot_product},
 #endif
     {&k_portable, [] { return true; }},
 };

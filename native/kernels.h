@@ -42,7 +42,7 @@ struct Kernels {
 // The best table this processor can run, or the one that was forced.
 const Kernels& kernels();
 
-// Forces "portable", "avx2", "avx512" or "avx512_bf16". False when this processor or this build lacks it.
+// Forces the table of this name ("portable", "avx2", "avx512", "avx512_bf16", "neon"). False when this processor or this build lacks it.
 bool force_kernels(const char* name);
 
 }  // namespace bluejay

@@ -24,6 +24,8 @@ struct ProductFloat32 {
   static constexpr int kStep = 1;
 #if defined(__AVX512F__)
   static constexpr int kRows = 14, kVectors = 2;
+#elif defined(__ARM_FEATURE_DOTPROD)
+  static constexpr int kRows = 6, kVectors = 4;  // 24 of 32 registers are sums
 #else
   static constexpr int kRows = 6, kVectors = 2;
 #endif

@@ -53,6 +53,21 @@ BLUEJAY_INLINE Sums add_products(Sums sums, Codes codes, int32_t four) {
   return _mm256_add_epi32(sums, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
 }
 BLUEJAY_INLINE Floats to_floats(Sums s) { return (Floats)_mm256_cvtepi32_ps(s); }
+#elif defined(__ARM_FEATURE_DOTPROD)
+typedef uint8x16_t Codes;
+typedef int32x4_t Sums;
+inline constexpr int kParts = 4;
+BLUEJAY_INLINE Codes load_codes(const uint8_t* p) { return vld1q_u8(p); }
+BLUEJAY_INLINE Codes low_nibbles(Codes c) { return vandq_u8(c, vdupq_n_u8(15)); }
+BLUEJAY_INLINE Codes high_nibbles(Codes c) { return vshrq_n_u8(c, 4); }
+BLUEJAY_INLINE Sums splat_sum(int32_t x) { return vdupq_n_s32(x); }
+template <int kZero>
+BLUEJAY_INLINE Sums add_products(Sums sums, Codes codes, int32_t four) {
+  // The instruction takes signed bytes: 128 is taken off by turning the highest bit, nibbles are small.
+  if (kZero == 128) codes = veorq_u8(codes, vdupq_n_u8(128));
+  return vdotq_s32(sums, vreinterpretq_s8_u8(codes), vreinterpretq_s8_s32(vdupq_n_s32(four)));
+}
+BLUEJAY_INLINE Floats to_floats(Sums s) { return (Floats)vcvtq_f32_s32(s); }
 #else
 typedef uint8_t Codes __attribute__((vector_size(16)));
 typedef int32_t Sums __attribute__((vector_size(16)));
@@ -76,11 +91,11 @@ BLUEJAY_INLINE Sums add_products(Sums sums, Codes codes, int32_t four) {
 BLUEJAY_INLINE Floats to_floats(Sums s) { return __builtin_convertvector(s, Floats); }
 #endif
 
-// What the sums of one block begin with, so that codes count from their zero: the AVX2 path takes the
-// zero of bytes off itself.
+// What the sums of one block begin with, so that codes count from their zero: AVX2 and NEON take
+// the zero of bytes off themselves.
 template <int kZero>
 BLUEJAY_INLINE int32_t first_sum(int32_t total) {
-#if defined(__AVX2__) && !defined(__AVX512VNNI__)
+#if (defined(__AVX2__) && !defined(__AVX512VNNI__)) || defined(__ARM_FEATURE_DOTPROD)
   if (kZero == 128) return 0;
 #endif
   return -kZero * total;

@@ -11,6 +11,8 @@
 
 #if defined(__AVX2__) || defined(__AVX512F__)
 #include <immintrin.h>
+#elif defined(__ARM_FEATURE_DOTPROD)
+#include <arm_neon.h>
 #endif
 
 #ifndef BLUEJAY_ISA
@@ -80,6 +82,8 @@ BLUEJAY_INLINE Floats round_to_whole(Floats x) {
   return (Floats)_mm512_roundscale_ps((__m512)x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
 #elif defined(__AVX2__)
   return (Floats)_mm256_round_ps((__m256)x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+#elif defined(__ARM_FEATURE_DOTPROD)
+  return (Floats)vrndnq_f32((float32x4_t)x);
 #else
   for (int i = 0; i < kLanes; ++i) x[i] = __builtin_nearbyintf(x[i]);
   return x;
@@ -157,6 +161,19 @@ BLUEJAY_INLINE void transpose(Floats (&m)[kLanes]) {
   for (int c = 0; c < 4; ++c) {
     m[c] = (Floats)_mm256_permute2f128_ps(u[c], u[4 + c], 0x20);
     m[4 + c] = (Floats)_mm256_permute2f128_ps(u[c], u[4 + c], 0x31);
+  }
+#elif defined(__ARM_FEATURE_DOTPROD)
+  // Pairs of rows exchange single values, then both pairs exchange halves.
+  float64x2_t t[4];
+#pragma GCC unroll 2
+  for (int i = 0; i < 4; i += 2) {
+    t[i] = (float64x2_t)vtrn1q_f32((float32x4_t)m[i], (float32x4_t)m[i + 1]);
+    t[i + 1] = (float64x2_t)vtrn2q_f32((float32x4_t)m[i], (float32x4_t)m[i + 1]);
+  }
+#pragma GCC unroll 2
+  for (int c = 0; c < 2; ++c) {
+    m[c] = (Floats)vzip1q_f64(t[c], t[2 + c]);
+    m[2 + c] = (Floats)vzip2q_f64(t[c], t[2 + c]);
   }
 #else
   float square[kLanes][kLanes];

@@ -23,6 +23,8 @@ struct StoredFloat16 {
     return (Floats)_mm512_cvtph_ps(_mm256_loadu_si256((const __m256i*)p));
 #elif defined(__F16C__)
     return (Floats)_mm256_cvtph_ps(_mm_loadu_si128((const __m128i*)p));
+#elif defined(__ARM_FEATURE_DOTPROD)
+    return (Floats)vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(p)));
 #else
     Floats wide;
     for (int i = 0; i < kLanes; ++i) wide[i] = half_to_float(p[i]);
@@ -35,6 +37,8 @@ struct StoredFloat16 {
     _mm256_storeu_si256((__m256i*)p, _mm512_cvtps_ph((__m512)x, _MM_FROUND_TO_NEAREST_INT));
 #elif defined(__F16C__)
     _mm_storeu_si128((__m128i*)p, _mm256_cvtps_ph((__m256)x, _MM_FROUND_TO_NEAREST_INT));
+#elif defined(__ARM_FEATURE_DOTPROD)
+    vst1_u16(p, vreinterpret_u16_f16(vcvt_f16_f32((float32x4_t)x)));
 #else
     for (int i = 0; i < kLanes; ++i) p[i] = float_to_half(x[i]);
 #endif
@@ -58,6 +62,11 @@ struct StoredInt8 {
     return (Floats)_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i*)p)));
 #elif defined(__AVX2__)
     return (Floats)_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i*)p)));
+#elif defined(__ARM_FEATURE_DOTPROD)
+    int32_t four;
+    std::memcpy(&four, p, sizeof(four));
+    const int16x8_t wide = vmovl_s8(vreinterpret_s8_s32(vdup_n_s32(four)));
+    return (Floats)vcvtq_f32_s32(vmovl_s16(vget_low_s16(wide)));
 #else
     Bytes narrow;
     std::memcpy(&narrow, p, sizeof(narrow));

@@ -1,5 +1,10 @@
-// Every kernel against a plain loop in double precision, on every instruction set of this processor.
-// Built with sanitizers by `make check-native`; runs without Python and JAX.
+// Every kernel against a plain loop in double precision, on every instruction set of this processor, or on
+// those that the arguments name, which it then must have.
+// Built with sanitizers by `make check-native`, for another processor by `make check-neon`; runs without
+// Python and JAX.
+#include <sys/wait.h>
+#include <unistd.h>
+
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
@@ -288,18 +293,42 @@ void check_all() {
   check_middle({1, 150, 2, 17, 4, 3});
 }
 
+// A child has none of its parent's threads, and must not wait for them.
+void check_fork() {
+#if !defined(__SANITIZE_THREAD__)  // which allows no threads in the child of a process that has some
+  std::fflush(stdout);
+  const pid_t child = fork();
+  if (child == 0) {
+    alarm(60);
+    num_failures = bluejay::num_threads() == 5 ? 0 : 1;
+    check_matmul(200, 200, 200, false, true);
+    std::fflush(stdout);
+    _exit(num_failures == 0 ? 0 : 1);
+  }
+  int status = -1;
+  waitpid(child, &status, 0);
+  expect("products in the child of a fork", status == 0 ? 0.0 : 1.0, 0.0);
+#endif
+}
+
 }  // namespace
 
-int main() {
-  for (const char* name : {"portable", "avx2", "avx512", "avx512_bf16"}) {
+int main(int count, char** arguments) {
+  std::printf("this processor gets: %s\n", kernels().name);
+  std::vector<const char*> names(arguments + 1, arguments + count);
+  const bool are_required = !names.empty();
+  if (!are_required) names = {"portable", "avx2", "avx512", "avx512_bf16", "neon"};
+  for (const char* name : names) {
     if (!bluejay::force_kernels(name)) {
       std::printf("%s: not on this processor, unverified\n", name);
+      num_failures += are_required;
       continue;
     }
     for (int threads : {1, 2, 5}) {
       bluejay::set_num_threads(threads);
       check_all();
     }
+    if (!are_required) check_fork();  // an emulator cannot fork a process that has threads
     std::printf("%s: checked\n", name);
   }
   bluejay::set_num_threads(1);

@@ -35,11 +35,31 @@ def test_the_library_says_what_it_runs_on() -> None:
     [
         ("off", "switched off by BLUEJAY_KERNELS=off; everything runs on the reference"),
         ("portable", "portable, "),
-        ("sse9", "BLUEJAY_KERNELS=sse9 is none of portable, avx2, avx512, avx512_bf16, or not"),
+        ("sse9", "BLUEJAY_KERNELS=sse9 is none of portable, avx2, avx512, avx512_bf16, neon, or"),
+        ("no/such.so", "cannot be loaded ("),
     ],
 )
 def test_the_variable(wish: str, said: str) -> None:
     assert kernels_row(BLUEJAY_KERNELS=wish).startswith(said)
+
+
+def test_the_child_of_a_fork_has_threads_of_its_own() -> None:
+    """As many as its parent was told to use; the parent's own did not come along."""
+    code = (
+        "import os, signal, numpy as np\n"
+        "from bluejay.kernels.library import library\n"
+        "found, memory = library(), np.ones(1 << 22, np.uint8)\n"
+        "found.set_num_threads(3)\n"
+        "found.read_bandwidth(memory)\n"
+        "child = os.fork()\n"
+        "if child == 0:\n"
+        "    signal.alarm(60)\n"
+        "    found.read_bandwidth(memory)\n"
+        "    os._exit(len(os.listdir('/proc/self/task')))\n"
+        "print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "3\n", done.stderr
 
 
 def test_without_the_library_the_remedy_is_named(tmp_path: Path) -> None:

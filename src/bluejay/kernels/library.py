@@ -11,9 +11,10 @@ import jax
 import numpy as np
 from numpy.typing import NDArray
 
-# "off", or one of the instruction sets below: for tests and measurements.
+# "off", one of the instruction sets below, or a library's file (*.so) in place of the installed
+# one: for tests and measurements.
 VARIABLE = "BLUEJAY_KERNELS"
-INSTRUCTION_SETS = ("portable", "avx2", "avx512", "avx512_bf16")
+INSTRUCTION_SETS = ("portable", "avx2", "avx512", "avx512_bf16", "neon")
 _MODULE = "bluejay.kernels._kernels"
 _TARGETS = (
     "bluejay_matmul",
@@ -102,19 +103,26 @@ def _found() -> tuple[Library | None, str]:
     wish = os.environ.get(VARIABLE, "")
     if wish == "off":
         return None, f"switched off by {VARIABLE}=off"
-    # The import system finds it, for an editable install keeps it apart from the sources.
-    spec = importlib.util.find_spec(_MODULE)
-    if spec is None or spec.origin is None:
+    is_file = wish.endswith(".so")
+    file = Path(wish).absolute() if is_file else _installed_file()
+    if file is None:
         return None, (
             "not built: install a C++ compiler (Debian and Ubuntu: apt install g++), then install "
             "Bluejay again"
         )
     try:
-        found = Library(Path(spec.origin))
+        found = Library(file)
     except (OSError, AttributeError) as error:
-        return None, f"cannot be loaded ({error}): install Bluejay again"
-    if wish and not found.force(wish):
+        remedy = f"look at {VARIABLE}={wish}" if is_file else "install Bluejay again"
+        return None, f"cannot be loaded ({error}): {remedy}"
+    if wish and not is_file and not found.force(wish):
         return None, (
             f"{VARIABLE}={wish} is none of {', '.join(INSTRUCTION_SETS)}, or not this processor's"
         )
     return found, ""
+
+
+def _installed_file() -> Path | None:
+    # The import system finds it, for an editable install keeps it apart from the sources.
+    spec = importlib.util.find_spec(_MODULE)
+    return None if spec is None or spec.origin is None else Path(spec.origin)
