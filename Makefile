@@ -24,7 +24,7 @@ MODEL := smollm2-135m-instruct
 BENCHMARKS := start_up sampling train_step
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-network check check-native check-neon check-wheel bench docs lock clean
+.PHONY: help demo test test-network check check-native check-forged check-neon check-wheel bench docs lock clean
 
 help:
 	@echo "make demo   fetch a real model, complete a prompt, show the next words"
@@ -67,6 +67,17 @@ check-native: $(VENV)/runtime-ready
 	    -DPython_EXECUTABLE=$(CURDIR)/$(BIN)/python -DBLUEJAY_SANITIZE=$$sanitizer >/dev/null && \
 	  $(BIN)/ninja -C $$folder --quiet check && \
 	  echo "== $$sanitizer" && $$folder/check || exit 1; done
+
+# The library that Python loads, under the address sanitizer: forged files, and every kernel by its tests.
+check-forged: $(VENV)/dev-ready
+	@echo "Compiling the library with the address sanitizer (a minute) ..."
+	@env PATH="$(CURDIR)/$(BIN):$$PATH" cmake -S . -B build/check-forged -G Ninja \
+	  -DPython_EXECUTABLE=$(CURDIR)/$(BIN)/python -DBLUEJAY_SANITIZE=address >/dev/null
+	@$(BIN)/ninja -C build/check-forged --quiet bluejay_kernels
+	@env LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libstdc++.so.6)" \
+	  ASAN_OPTIONS=detect_leaks=0 BLUEJAY_KERNELS=build/check-forged/_kernels.so \
+	  $(PYTEST) -q tests/kernels tests/checkpoints/test_packed_hostile.py \
+	  tests/checkpoints/test_packed_native.py tests/checkpoints/test_packed_gguf.py
 
 # The kernels for 64-bit ARM, run by an emulator: on a processor with dot products of bytes, and without.
 check-neon: $(VENV)/runtime-ready

@@ -1,5 +1,6 @@
 """What is said where there are no native kernels, and that everything works all the same."""
 
+import importlib.util
 import json
 import os
 import subprocess
@@ -43,6 +44,18 @@ def test_the_variable(wish: str, said: str) -> None:
     assert kernels_row(BLUEJAY_KERNELS=wish).startswith(said)
 
 
+@pytest.mark.parametrize("kept", [0, 3, 64, 5000, -1])
+def test_a_library_cut_short_is_not_loaded(tmp_path: Path, kept: int) -> None:
+    """As a full disk leaves it; the loader alone would die of most of these."""
+    spec = importlib.util.find_spec("bluejay.kernels._kernels")
+    assert spec is not None
+    whole = Path(str(spec.origin)).read_bytes()
+    (tmp_path / "short.so").write_bytes(whole[:kept])
+    said = kernels_row(BLUEJAY_KERNELS=str(tmp_path / "short.so"))
+    assert said.startswith("cannot be loaded ("), said
+    assert said.endswith("everything runs on the reference implementation")
+
+
 def test_the_child_of_a_fork_has_threads_of_its_own() -> None:
     """As many as its parent was told to use; the parent's own did not come along."""
     code = (
@@ -71,7 +84,14 @@ def test_without_the_library_the_remedy_is_named(tmp_path: Path) -> None:
         f"sys.path.insert(0, {str(tmp_path)!r});"
         "from bluejay.kernels.library import library_status; print(library_status())"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        # Not the library of one's own that the sanitizer's run names.
+        env=os.environ | {"BLUEJAY_KERNELS": ""},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     assert "not built: install a C++ compiler" in done.stdout, done.stdout
 
 

@@ -34,6 +34,8 @@ class Library:
     """The loaded library and what it found out about the processor."""
 
     def __init__(self, file: Path) -> None:
+        if _is_cut_short(file):
+            raise OSError(f"{file.name} is cut short")
         self._functions = ctypes.CDLL(str(file))
         self._functions.bluejay_instruction_set.restype = ctypes.c_char_p
         self._functions.bluejay_decoding_nanoseconds.restype = ctypes.c_int64
@@ -120,6 +122,21 @@ def _found() -> tuple[Library | None, str]:
             f"{VARIABLE}={wish} is none of {', '.join(INSTRUCTION_SETS)}, or not this processor's"
         )
     return found, ""
+
+
+def _is_cut_short(file: Path) -> bool:
+    """True of a 64-bit ELF file that ends before its table of sections, which stands last.
+
+    A full disk leaves such files; to load one kills the process (SIGBUS) without a word.
+    """
+    with open(file, "rb") as opened:
+        header = opened.read(64)
+    if header[:5] != b"\x7fELF\x02":
+        return False  # what the loader refuses by itself, or another system's format
+    table, entry, count = (
+        int.from_bytes(header[begin:end], "little") for begin, end in ((40, 48), (58, 60), (60, 62))
+    )
+    return table + entry * count > file.stat().st_size
 
 
 def _installed_file() -> Path | None:
