@@ -30,6 +30,27 @@ int usable_cores() {
   return found > 0 ? static_cast<int>(found) : 1;
 }
 
+// BLUEJAY_PIN=1: each worker stays on a core of its own; the caller, whose thread is not ours, never.
+bool wants_pinning() {
+  const char* wish = std::getenv("BLUEJAY_PIN");
+  return wish != nullptr && wish[0] == '1';
+}
+
+// Keeps the calling thread on one of the cores that it may run on, counted from 0 and around.
+void pin_to_core(int number) {
+#if defined(__linux__)
+  cpu_set_t usable, chosen;
+  if (sched_getaffinity(0, sizeof(usable), &usable) != 0) return;
+  int left = number % CPU_COUNT(&usable), core = 0;
+  while (!CPU_ISSET(core, &usable) || left-- > 0) ++core;
+  CPU_ZERO(&chosen);
+  CPU_SET(core, &chosen);
+  sched_setaffinity(0, sizeof(chosen), &chosen);  // 0 is this thread; where it fails, it floats
+#else
+  (void)number;
+#endif
+}
+
 void pause() {
 #if defined(__x86_64__)
   _mm_pause();
@@ -46,20 +67,25 @@ void pause() {
 // late finds no index of an operation that is over.
 class Pool {
  public:
-  explicit Pool(int num_workers) {
-    for (int i = 0; i < num_workers; ++i) threads_.emplace_back([this] { serve(); });
-  }
-
-  ~Pool() {
-    is_closing_.store(true);
-    publish(0);
-    for (auto& thread : threads_) thread.join();
-  }
+  explicit Pool(int num_workers) { resize(num_workers); }
+  ~Pool() { resize(0); }
 
   Pool(const Pool&) = delete;
   Pool& operator=(const Pool&) = delete;
 
-  int size() const { return static_cast<int>(threads_.size()) + 1; }
+  int size() const { return num_workers_.load(std::memory_order_relaxed) + 1; }
+
+  // Waits for the operation that runs.
+  void resize(int num_workers) {
+    const std::lock_guard<std::mutex> one_at_a_time(running_);
+    num_workers_.store(num_workers);
+    publish(0);
+    const auto wanted = static_cast<size_t>(num_workers);
+    for (size_t i = wanted; i < threads_.size(); ++i) threads_[i].join();
+    if (threads_.size() > wanted) threads_.resize(wanted);
+    for (size_t i = threads_.size(); i < wanted; ++i)
+      threads_.emplace_back([this, i] { serve(static_cast<int>(i)); });
+  }
 
   void run(void (*task)(void*, size_t), void* context, size_t count) {
     const std::lock_guard<std::mutex> one_at_a_time(running_);
@@ -99,29 +125,31 @@ class Pool {
     }
   }
 
-  void serve() {
-    while (!is_closing_.load()) {
+  // Of the worker of that number, until the pool has no place for it.
+  void serve(int number) {
+    if (wants_pinning()) pin_to_core(number + 1);
+    while (number < num_workers_.load()) {
       drain();
-      await_work();
+      await_work(number);
     }
   }
 
-  bool is_needed() const {
-    return left_in(state_.load(std::memory_order_acquire)) > 0 || is_closing_.load();
+  bool is_needed(int number) const {
+    return left_in(state_.load(std::memory_order_acquire)) > 0 || number >= num_workers_.load();
   }
 
-  void await_work() {
+  void await_work(int number) {
     const auto deadline = std::chrono::steady_clock::now() + kSpinTime;
     do {
       for (int i = 0; i < 64; ++i) {
-        if (is_needed()) return;
+        if (is_needed(number)) return;
         pause();
       }
     } while (std::chrono::steady_clock::now() < deadline);
     num_asleep_.fetch_add(1);
     {
       std::unique_lock<std::mutex> lock(sleeping_);
-      awake_.wait(lock, [&] { return is_needed(); });
+      awake_.wait(lock, [&] { return is_needed(number); });
     }
     num_asleep_.fetch_sub(1);
   }
@@ -133,8 +161,7 @@ class Pool {
   std::atomic<size_t> count_{0}, num_open_{0};
   std::atomic<void (*)(void*, size_t)> task_{nullptr};
   std::atomic<void*> context_{nullptr};
-  std::atomic<int> num_asleep_{0};
-  std::atomic<bool> is_closing_{false};
+  std::atomic<int> num_asleep_{0}, num_workers_{0};
 };
 
 std::mutex pool_mutex;  // who makes, replaces or forgets the pool holds it
@@ -181,11 +208,10 @@ void parallel_for(size_t count, void (*task)(void*, size_t), void* context) {
 int num_threads() { return pool().size(); }
 
 void set_num_threads(int count) {
+  Pool& found = pool();
   const std::lock_guard<std::mutex> lock(pool_mutex);
-  Pool* previous = the_pool.load();
-  if (previous != nullptr && previous->size() == count) return;
-  make_pool(count);
-  delete previous;
+  pool_size = count;
+  if (found.size() != count) found.resize(count - 1);
 }
 
 void* scratch(Slot slot, size_t bytes) {

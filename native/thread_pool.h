@@ -17,7 +17,8 @@ void parallel_for(size_t count, Function&& function) {
       const_cast<void*>(static_cast<const void*>(&function)));
 }
 
-// Threads that take part, the caller included: as many as the process may run on, unless set.
+// Threads that take part, the caller included: as many as the process may run on, unless set. Setting
+// waits for the operation that runs.
 int num_threads();
 void set_num_threads(int count);
 

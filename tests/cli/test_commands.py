@@ -27,6 +27,78 @@ from text_models import write_text_model
 BLUEJAY = [sys.executable, "-m", "bluejay"]
 
 
+OPTIONS = {
+    "generate": sorted(
+        [
+            "--model",
+            "--dtype",
+            "--cache-dtype",
+            "--threads",
+            "--max-tokens",
+            "--stop",
+            "--n",
+            "--temperature",
+            "--top-p",
+            "--min-p",
+            "--typical-p",
+            "--repetition-penalty",
+            "--presence-penalty",
+            "--frequency-penalty",
+            "--top-k",
+            "--logit-bias",
+            "--seed",
+            "--json",
+            "--no-stream",
+            "--logprobs",
+            "--speculate",
+            "--draft",
+        ]
+    ),
+    "suggest": ["--cache-dtype", "--dtype", "--json", "--model", "--threads"],
+    "models": ["--here", "--json"],
+    "pull": [],
+    "info": ["--all", "--json"],
+    "convert": ["--dtype", "--to"],
+    "quantize": ["--bits", "--calibrate", "--held-out"],
+    "prepare": [
+        "--data",
+        "--fetch-books",
+        "--field",
+        "--held-out",
+        "--json",
+        "--order",
+        "--out",
+        "--tokenizer",
+        "--vocab-size",
+    ],
+    "train": [
+        "--data",
+        "--dry-run",
+        "--from",
+        "--list",
+        "--minutes",
+        "--run",
+        "--steps",
+        "--threads",
+    ],
+    "resume": ["--data", "--minutes", "--steps", "--threads"],
+    "bench": [
+        "--batch",
+        "--cache-dtype",
+        "--context",
+        "--dtype",
+        "--json",
+        "--prompt",
+        "--repeat",
+        "--threads",
+        "--tokens",
+    ],
+    "runs": ["--json"],
+    "plot": ["--against", "--output"],
+    "doctor": ["--json"],
+}
+
+
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_text_model(tmp_path_factory.mktemp("cli") / "model")
@@ -79,54 +151,7 @@ def test_commands_and_their_options_are_these() -> None:
         )
         for name, command in COMMANDS.items()
     }
-    assert options == {
-        "generate": sorted(
-            [
-                "--model",
-                "--dtype",
-                "--max-tokens",
-                "--stop",
-                "--n",
-                "--temperature",
-                "--top-p",
-                "--min-p",
-                "--typical-p",
-                "--repetition-penalty",
-                "--presence-penalty",
-                "--frequency-penalty",
-                "--top-k",
-                "--logit-bias",
-                "--seed",
-                "--json",
-                "--no-stream",
-                "--logprobs",
-                "--speculate",
-                "--draft",
-            ]
-        ),
-        "suggest": ["--dtype", "--json", "--model"],
-        "models": ["--here", "--json"],
-        "pull": [],
-        "info": ["--all", "--json"],
-        "convert": ["--dtype", "--to"],
-        "quantize": ["--bits", "--calibrate", "--held-out"],
-        "prepare": [
-            "--data",
-            "--fetch-books",
-            "--field",
-            "--held-out",
-            "--json",
-            "--order",
-            "--out",
-            "--tokenizer",
-            "--vocab-size",
-        ],
-        "train": ["--data", "--dry-run", "--from", "--list", "--minutes", "--run", "--steps"],
-        "resume": ["--data", "--minutes", "--steps"],
-        "runs": ["--json"],
-        "plot": ["--against", "--output"],
-        "doctor": ["--json"],
-    }
+    assert options == OPTIONS
 
 
 @pytest.mark.parametrize("arguments", [[], ["--help"], ["generate", "--help"], ["--version"]])
@@ -210,6 +235,12 @@ def test_models_and_doctor() -> None:
         (["suggest", "x", "-m", "no-such-model"], 2, "no-such-model"),
         (["suggest", "x", "-m", "smollm2-135m-instruct"], 4, "bluejay pull smollm2-135m-instruct"),
         (["info", "/no/such/folder"], 2, "/no/such/folder"),
+        (["generate", "x", "--threads", "0"], 2, "0"),
+        (["suggest", "x", "-m", "bluejay-tiny", "--threads", "9999"], 2, "9999"),
+        (["generate", "x", "--cache-dtype", "int4"], 2, "float32, float16 or int8"),
+        (["bench", "bluejay-tiny", "--batch", "1,x"], 2, "x"),
+        (["bench", "bluejay-tiny", "--batch", "0"], 2, "batch is 0"),
+        (["bench", "bluejay-tiny", "--tokens", "300"], 2, "lower --tokens"),
         (["models", "rm", "../../etc"], 2, "etc"),
         (["pull", "no-such-model"], 2, "no-such-model"),
         (["--print-completion", "tcsh"], 2, "bash, zsh or fish"),

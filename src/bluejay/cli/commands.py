@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 
 from bluejay.cli import (
+    bench,
     convert,
     doctor,
     generate,
@@ -119,6 +120,13 @@ COMMANDS: dict[str, Command] = {
             example="bluejay plot runs/small runs/large -o losses.svg",
             add_arguments=plot.add_arguments,
             run=plot.run,
+        ),
+        Command(
+            name="bench",
+            summary="how fast a model runs here, against what the memory allows",
+            example="bluejay bench smollm2-135m-instruct",
+            add_arguments=bench.add_arguments,
+            run=bench.run,
         ),
         Command(
             name="doctor",

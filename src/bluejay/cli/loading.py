@@ -6,7 +6,7 @@ import argparse
 import sys
 from typing import TYPE_CHECKING
 
-from bluejay.cli.parser import CommandParser, one_of
+from bluejay.cli.parser import CommandParser, one_of, positive_number
 from bluejay.cli.status import Status
 from bluejay.cli.terminal import styled
 
@@ -14,12 +14,13 @@ if TYPE_CHECKING:
     from bluejay.runs.language_model import LanguageModel
 
 DTYPES = ("float32", "bfloat16", "float16")
+CACHE_DTYPES = ("float32", "float16", "int8")
 _COMPILE_BEGINS = "/jax/compilation_cache/compile_requests_use_cache"
 _WAS_KEPT = "/jax/compilation_cache/cache_hits"
 
 
 def add_model_arguments(parser: CommandParser) -> None:
-    """`--model` and `--dtype`, for every command that runs a model."""
+    """`--model` and how it runs, for every command that writes with one."""
     group = parser.add_argument_group("model")
     group.add_argument(
         "-m",
@@ -27,11 +28,33 @@ def add_model_arguments(parser: CommandParser) -> None:
         metavar="MODEL",
         help="a name, folder, file or owner/name (default: the best one on this machine)",
     )
+    add_running_arguments(group)
+
+
+def add_running_arguments(group: argparse._ActionsContainer) -> None:
+    """`--dtype`, `--cache-dtype` and `--threads`."""
     group.add_argument(
         "--dtype",
         metavar="|".join(DTYPES),
         type=one_of(*DTYPES),
         help="of weights and arithmetic (default: float32 on a CPU, bfloat16 elsewhere)",
+    )
+    group.add_argument(
+        "--cache-dtype",
+        metavar="|".join(CACHE_DTYPES),
+        type=one_of(*CACHE_DTYPES),
+        help="of kept keys and values (default: float32)",
+    )
+    add_threads_argument(group)
+
+
+def add_threads_argument(group: argparse._ActionsContainer) -> None:
+    """`--threads`, for every command that computes."""
+    group.add_argument(
+        "--threads",
+        metavar="N",
+        type=positive_number,
+        help="how many compute (default: BLUEJAY_THREADS, else every core)",
     )
 
 
@@ -56,7 +79,14 @@ def load_model(arguments: argparse.Namespace, shown: Status) -> tuple[LanguageMo
     def on_progress(_done: int, total: int) -> None:
         shown.say(f"Loading {name} ({parameter_words(total)})")
 
-    return load(path, dtype=arguments.dtype, on_progress=on_progress), name
+    model = load(
+        path,
+        dtype=arguments.dtype,
+        cache_dtype=arguments.cache_dtype,
+        threads=arguments.threads,
+        on_progress=on_progress,
+    )
+    return model, name
 
 
 def load_draft(name: str, shown: Status) -> LanguageModel:

@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bluejay.cli.loading import announce_compiling, parameter_words
+from bluejay.cli.loading import add_threads_argument, announce_compiling, parameter_words
 from bluejay.cli.parser import CommandParser, positive_number, real_number
 from bluejay.cli.prepare import reporter, tokenizer_of
 from bluejay.cli.runs import count_words
@@ -68,6 +68,7 @@ def _add_minutes(parser: CommandParser) -> None:
     parser.add_argument(
         "--minutes", metavar="M", type=real_number, help="save and stop after that many minutes"
     )
+    add_threads_argument(parser)
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -78,6 +79,10 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.what is None:
         raise UsageError("Give a recipe or your own text: `bluejay train --list` shows recipes.")
     with status() as shown:
+        shown.say("Starting")
+        from bluejay.kernels.threads import use_threads
+
+        use_threads(arguments.threads)
         described, folder, data = _described(arguments, shown)
         shown.say("Estimating")
         from bluejay.runs.training_estimate import estimate
@@ -96,11 +101,13 @@ def run(arguments: argparse.Namespace) -> None:
 
 def resume(arguments: argparse.Namespace) -> None:
     """Go on with a run from its newest sound checkpoint."""
+    from bluejay.kernels.threads import use_threads
     from bluejay.runs.prepared_data import remembered_data
     from bluejay.runs.run_folder import write_run
     from bluejay.runs.run_history import RUNS_FOLDER, find_run, find_runs
     from bluejay.runs.train_run import read_run, with_total_steps
 
+    use_threads(arguments.threads)
     if arguments.run is None:
         found = find_runs(RUNS_FOLDER) if RUNS_FOLDER.is_dir() else []
         if not found:

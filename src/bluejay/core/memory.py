@@ -1,9 +1,11 @@
-"""How much memory this machine has, and what this process takes of it."""
+"""How much memory this machine has, what this process takes of it, and since when it runs."""
 
 import os
+import time
 from pathlib import Path
 
 _MEMINFO = Path("/proc/meminfo")
+_OWN = Path("/proc/self")
 
 
 def total_bytes() -> int:
@@ -17,3 +19,35 @@ def available_bytes() -> int:
         if line.startswith("MemAvailable:"):
             return int(line.split()[1]) * 1024
     return total_bytes()
+
+
+def peak_resident_bytes() -> int | None:
+    """The most that this process has had in memory, mapped files included; None where the system
+    does not tell."""
+    return _own_bytes("VmHWM")
+
+
+def anonymous_bytes() -> int | None:
+    """What this process has in memory now that no file backs; None where the system does not
+    tell."""
+    return _own_bytes("RssAnon")
+
+
+def process_seconds() -> float | None:
+    """Since this process was started, to a hundredth; None where the system does not tell."""
+    try:
+        # The name in parentheses may hold spaces; the start is field 22 (man 5 proc).
+        started = (_OWN / "stat").read_text().rpartition(")")[2].split()[19]
+    except OSError:
+        return None
+    ticks = os.sysconf("SC_CLK_TCK")
+    return time.clock_gettime(time.CLOCK_BOOTTIME) - int(started) / ticks
+
+
+def _own_bytes(name: str) -> int | None:
+    try:
+        lines = (_OWN / "status").read_text().splitlines()
+    except OSError:
+        return None
+    found = [line.split()[1] for line in lines if line.startswith(f"{name}:")]
+    return int(found[0]) * 1024 if found else None

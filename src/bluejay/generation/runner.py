@@ -76,7 +76,7 @@ class Runner:
             len(leaf.devices()) == 1 for leaf in jax.tree.leaves(params)
         )
         self.rows_per_call = rows_per_call or _default_rows_per_call(self.is_native)
-        self._cache_dtype = cache_dtype
+        self.cache_dtype = jnp.dtype(cache_dtype).name
         # What passes of this runner took, by the form of the loop: see `speculation_length`.
         self.pass_times: dict[object, PassTimes] = {}
         chunk = partial(_run_chunk, form=(config, self.is_native))
@@ -84,6 +84,21 @@ class Runner:
         self._chunk_of_copy = jax.jit(chunk)
         score_chunk = partial(_score_chunk, form=(config, self.is_native))
         self._score_chunk = jax.jit(score_chunk, donate_argnames="cache")
+
+    def with_rows(self, rows: int) -> "Runner":
+        """The same decoder for at least so many rows per call."""
+        return Runner(
+            self.params,
+            config=self.config,
+            rows_per_call=max(rows, self.rows_per_call),
+            cache_dtype=self.cache_dtype,
+        )
+
+    def warm_up(self, length: int) -> None:
+        """Compile what a prompt of that length runs through."""
+        for size in {size for _, size in _chunks(length)}:
+            short = min(size, length)
+            self.start([0] * short, reserve=length - short)
 
     @property
     def num_programs(self) -> int:
@@ -108,7 +123,7 @@ class Runner:
             replace(self.config, num_layers=1),
             batch=1,
             capacity=SMALLEST_CAPACITY,
-            dtype=self._cache_dtype,
+            dtype=self.cache_dtype,
         ).layers[0]
         with native_decoding():
             return _has_kernel(head) and all(
@@ -256,7 +271,7 @@ class Runner:
         return replace(prefix, length=prefix.length + 1, cache=cache, logits=state[0])
 
     def _empty(self, batch: int, capacity: int) -> Cache:
-        return empty_cache(self.config, batch=batch, capacity=capacity, dtype=self._cache_dtype)
+        return empty_cache(self.config, batch=batch, capacity=capacity, dtype=self.cache_dtype)
 
     def require_fit(self, ids: Sequence[int], reserve: int) -> None:
         """Raise UsageError unless the ids are the model's and fit with `reserve` more."""

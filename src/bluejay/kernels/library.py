@@ -60,7 +60,7 @@ class Library:
         return int(self._functions.bluejay_num_threads())
 
     def set_num_threads(self, count: int) -> None:
-        """Not while an operation runs."""
+        """Waits for the operation that runs."""
         self._functions.bluejay_set_num_threads(count)
 
     @property

@@ -16,13 +16,23 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
+from bluejay.checkpoints.locate import PresentModel, present_models
 from bluejay.checkpoints.model_cache import cache_root, folder_bytes
+from bluejay.checkpoints.model_files import open_model
+from bluejay.core.errors import CheckpointError
 from bluejay.core.memory import available_bytes, total_bytes
 from bluejay.kernels.library import library_status
+from bluejay.kernels.threads import usable_cores
 from bluejay.model.config import DecoderConfig
 from bluejay.model.presets import PRESETS
 from bluejay.nn.contract import contract
 from bluejay.runs.compile_cache import compile_cache_folder
+from bluejay.runs.decode_costs import (
+    Weights,
+    config_weights,
+    file_weights,
+    predicted_step_seconds,
+)
 from bluejay.runs.model_info import ModelInfo, model_info
 
 FINE_TUNE_FORMULA = (
@@ -40,6 +50,7 @@ _PACKAGES = ("bluejay", "jax", "jaxlib", "numpy", "safetensors", "tokenizers", "
 # Larger than the caches of a desktop's or a laptop's processor, read in about 20 ms there.
 _PROBE_BYTES = 256 * 2**20
 _PROBE_SECONDS = 0.25
+_LARGE = "gptj-6b"
 _CGROUP = Path("/sys/fs/cgroup")
 
 
@@ -94,7 +105,7 @@ def look_at_machine() -> Machine:
     return Machine(
         processor=_processor(),
         num_cores=os.cpu_count() or 1,
-        num_usable_cores=_num_usable_cores(),
+        num_usable_cores=usable_cores(),
         instruction_sets=_instruction_sets(),
         kernels=library_status(),
         memory_total=min(total_bytes(), _container_limit("memory.max") or total_bytes()),
@@ -126,6 +137,67 @@ def judge(machine: Machine, rates: Mapping[str, float]) -> list[Verdict]:
     free = machine.device_memory or machine.memory_free
     verdicts = [_verdict(name, info, free=free, rates=rates) for name, info in infos.items()]
     return sorted(verdicts, key=lambda verdict: verdict.parameters)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prediction:
+    """What decoding one text with native kernels comes to; sizes in bytes.
+
+    `stored` says how the weights lie in memory, `missing` by how much they exceed what is free, or
+    0. `problem` is why a model that is here cannot be judged, or None.
+    """
+
+    name: str
+    stored: str
+    bytes_per_token: int = 0
+    tokens_per_second: float = 0.0
+    missing: int = 0
+    problem: str | None = None
+
+
+def predict(machine: Machine, bandwidth: float) -> list[Prediction]:
+    """For every named model that is here, and for GPT-J-6B as it can be stored.
+
+    `bandwidth` in bytes per second. Reads headers and no tensor.
+    """
+    found = [_predict_present(model, machine, bandwidth) for model in present_models()]
+    config = PRESETS[_LARGE]
+    for kind in ("int4", "int8", "16 bits"):
+        weights = config_weights(config, kind)
+        found.append(_prediction(_LARGE, (weights, config), machine, bandwidth))
+    return found
+
+
+def _predict_present(model: PresentModel, machine: Machine, bandwidth: float) -> Prediction:
+    name = model.entry.name
+    try:
+        files = open_model(model.path)
+    except CheckpointError as error:
+        return Prediction(name=name, stored="", problem=str(error))
+    try:
+        return _prediction(name, (file_weights(files), files.config), machine, bandwidth)
+    finally:
+        files.close()
+
+
+def _prediction(
+    name: str, what: tuple[Weights, DecoderConfig], machine: Machine, bandwidth: float
+) -> Prediction:
+    weights, config = what
+    seconds = predicted_step_seconds(weights, config, bandwidth=bandwidth)
+    return Prediction(
+        name=name,
+        stored=_kinds(weights.read),
+        bytes_per_token=sum(weights.read.values()),
+        tokens_per_second=1 / seconds,
+        missing=max(0, weights.total - machine.memory_free),
+    )
+
+
+def _kinds(read: Mapping[str, int]) -> str:
+    """The kinds of storage in order of bytes; norms and biases are not worth a word."""
+    named = [kind for kind in read if read[kind] > 0.02 * sum(read.values())]
+    return ", ".join(sorted(named, key=lambda kind: -read[kind]))
 
 
 def fine_tune_bytes(config: DecoderConfig, parameters: int) -> int:
@@ -189,12 +261,6 @@ def _container_limit(name: str) -> int | None:
     except (OSError, ValueError):
         return None
     return int(text) if text.isdigit() else None
-
-
-def _num_usable_cores() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _cpuinfo() -> str:

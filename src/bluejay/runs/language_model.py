@@ -18,9 +18,10 @@ from bluejay.generation.generate import GenerationRequest, allowed_log_probabili
 from bluejay.generation.runner import Runner
 from bluejay.generation.sampling_params import SamplingParams
 from bluejay.generation.speculation import Speculation, SpeculationMode
+from bluejay.kernels.threads import use_threads
 from bluejay.model.config import DecoderConfig
 from bluejay.runs.compile_cache import configure_compile_cache
-from bluejay.runs.loading import load_params
+from bluejay.runs.loading import load_params, require_cache_dtype
 from bluejay.text.completion import Completion, TextDelta, complete, prompt_logprobs
 from bluejay.text.conventions import conventions_of
 from bluejay.text.prompt import prompt_ids
@@ -255,16 +256,23 @@ def load(
     model: str | Path | None = None,
     *,
     dtype: str | None = None,
+    cache_dtype: str | None = None,
+    threads: int | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> LanguageModel:
     """Load a model by catalogue name, folder, file or hub `owner/name`; None is the best present.
 
     `dtype` is that of weights and activations: by default float32 on CPU, where quantized weights
-    stay packed, and bfloat16 elsewhere.
-    `on_progress` is called with parameters loaded and in all. Raises CheckpointError for a model
-    that is missing, damaged or foreign, MemoryLimitError if it does not fit.
+    stay packed, and bfloat16 elsewhere. `cache_dtype` is that of kept keys and values: float32,
+    float16 or int8 (`DEFAULT_CACHE_DTYPE`). `threads` compute in the whole process from now on, by
+    default BLUEJAY_THREADS or every usable core.
+    `on_progress` is called with parameters loaded and in all. Raises UsageError for other types or
+    numbers, CheckpointError for a model that is missing, damaged or foreign, MemoryLimitError if
+    it does not fit.
     """
+    kept = require_cache_dtype(cache_dtype)
+    use_threads(threads)
     configure_compile_cache()
     files = open_model(locate(model))
     params = load_params(files, dtype=dtype, on_tensor=on_progress)
-    return LanguageModel(files, Runner(params, config=files.config))
+    return LanguageModel(files, Runner(params, config=files.config, cache_dtype=kept))

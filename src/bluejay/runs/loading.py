@@ -14,10 +14,12 @@ from bluejay.checkpoints.tensor_source import TensorInfo
 from bluejay.core.errors import MemoryLimitError, UsageError
 from bluejay.core.large_pages import ALIGNMENT, LargePageArena, arena_bytes
 from bluejay.core.memory import available_bytes
+from bluejay.kernels.decoding import CACHE_DTYPES
 from bluejay.model.params import DecoderParams, map_named
 from bluejay.model.specs import decoder_specs, parameter_count
 from bluejay.nn.quantized import QuantizedWeight
 
+DEFAULT_CACHE_DTYPE = "float32"
 OnTensor = Callable[[int, int], None]
 """Called after each tensor with the parameters loaded so far and in all."""
 
@@ -103,6 +105,15 @@ def on_device(values: NDArray[Any], dtype: np.dtype[Any]) -> jax.Array:
         values = values.astype(dtype)
     placed: jax.Array = jax.device_put(np.ascontiguousarray(values))
     return placed
+
+
+def require_cache_dtype(dtype: str | None) -> str:
+    """The type of kept keys and values, or UsageError for one that there is not."""
+    if dtype is None:
+        return DEFAULT_CACHE_DTYPE
+    if dtype not in CACHE_DTYPES:
+        raise UsageError(f"cache_dtype must be one of {', '.join(CACHE_DTYPES)}, not {dtype!r}.")
+    return dtype
 
 
 def _require_dtype(dtype: str | None) -> str:
