@@ -40,12 +40,18 @@ class LargePageArena:
     def copy(self, values: NDArray[Any], dtype: np.dtype[Any] | None = None) -> NDArray[Any]:
         """The values in this memory, in their own dtype or another."""
         stored = values.dtype if dtype is None else dtype
-        begin, length = self._used, values.size * stored.itemsize
-        assert begin + length <= self._bytes.size, "the arena is smaller than what is put into it"
-        self._used = begin + _rounded(length, ALIGNMENT)
-        place = self._bytes[begin : begin + length].view(stored).reshape(values.shape)
+        place = self.take(values.size * stored.itemsize).view(stored).reshape(values.shape)
         np.copyto(place, values, casting="unsafe")
         return place
+
+    def take(self, num_bytes: int) -> NDArray[np.uint8]:
+        """So many bytes of it, zeros until they are written."""
+        begin = self._used
+        assert begin + num_bytes <= self._bytes.size, (
+            "the arena is smaller than what is asked of it"
+        )
+        self._used = begin + _rounded(num_bytes, ALIGNMENT)
+        return self._bytes[begin : begin + num_bytes]
 
 
 def wish_large_pages(memory: mmap.mmap) -> None:

@@ -1,11 +1,8 @@
 """How fast this machine reads memory: the limit of decoding, measured when it is needed."""
 
-import mmap
 import time
-from contextlib import suppress
 
-import numpy as np
-
+from bluejay.core.large_pages import LargePageArena
 from bluejay.core.memory import available_bytes
 from bluejay.kernels.library import Library, cpu_library
 
@@ -22,11 +19,7 @@ class Yardstick:
 
     def __init__(self, library: Library, num_bytes: int) -> None:
         self._library = library
-        memory = mmap.mmap(-1, num_bytes)
-        if hasattr(mmap, "MADV_HUGEPAGE"):
-            with suppress(OSError):
-                memory.madvise(mmap.MADV_HUGEPAGE)
-        self._array = np.frombuffer(memory, np.uint8)
+        self._array = LargePageArena(num_bytes).take(num_bytes)
         self._array.fill(1)
 
     def bytes_per_second(self) -> float:
