@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 import bluejay
 from bluejay.checkpoints.convert import convert
 from bluejay.checkpoints.model_files import open_model
+from bluejay.kernels.library import library
 from bluejay.runs.language_model import LanguageModel
 from golden_files import load_passage, load_window_reference
 
@@ -93,6 +94,24 @@ def test_greedy_text_is_sensible(lm: LanguageModel, packed: LanguageModel) -> No
     for model in (lm, packed):
         text = model.generate("The capital of France is", max_tokens=3, temperature=0)
         assert text.startswith(" Paris.")
+
+
+def test_512_greedy_ids_do_not_depend_on_the_number_of_threads(packed: LanguageModel) -> None:
+    """Nor do their log probabilities, to the bit."""
+    native = library()
+    assert native is not None, "the library was not built: is there a C++ compiler?"
+    threads, found = native.num_threads, []
+    try:
+        for count in (1, 2):
+            native.set_num_threads(count)
+            [done] = packed.complete(
+                "Once upon a time", max_tokens=512, temperature=0, speculation="off"
+            )
+            found.append([(token.id, token.logprob) for token in done.tokens])
+    finally:
+        native.set_num_threads(threads)
+    assert len(found[0]) > 400
+    assert found[0] == found[1]
 
 
 @pytest.mark.parametrize(
