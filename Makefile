@@ -136,7 +136,7 @@ $(UV): | $(BIN)/python
 
 $(VENV)/runtime-ready: requirements.lock pyproject.toml $(NATIVE) | $(UV)
 	@echo "Installing what Bluejay runs on, and compiling its kernels (once) ..."
-	@$(UV_INSTALL) --require-hashes -r requirements.lock
+	@$(UV_INSTALL) --compile-bytecode --require-hashes -r requirements.lock
 	@env PATH="$(CURDIR)/$(BIN):$$PATH" $(UV_INSTALL) --no-deps --no-build-isolation -e .
 	@$(BIN)/python -c 'import importlib.util as u; u.find_spec("bluejay.kernels._kernels") or \
 	  print("The kernels did not compile, so the slower reference runs: is there a C++ compiler?")'

@@ -142,8 +142,15 @@ class Runner:
 
 def run(command: list[str]) -> tuple[Answer, str | None]:
     """The answer, and what went wrong in a sentence or None."""
+    # A start is that of an installed engine, whose Python code was compiled when it ran first.
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
     process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=HERE
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=HERE,
+        env=environment,
     )
     peaks = {"VmHWM": 0, "RssAnon": 0}
     pipes: tuple[str, str] | None = None

@@ -65,7 +65,7 @@ def draw(axes: Axes, record: Mapping[str, Any], kind: int) -> None:
             ratio = better.get((side, measure))
             if ratio is not None:
                 color = LOSS if ratio < 1 else "black"
-                text = f"{ratio:.2g}×"
+                text = f"{ratio:.2f}×"
                 axes.annotate(
                     text,
                     (x, high),

@@ -166,13 +166,17 @@ BLUEJAY_INLINE void widen_group(float* to, const uint16_t* from) {
   for (int i = 0; i < kGroup; i += kLanes) store(to + i, StoredFloat16::read(from + i));
 }
 
-inline constexpr int kAhead = 2048;  // bytes of codes between their prefetching and their use
+// Bytes of codes between their prefetching and their use. A single row of byte weights has least to do per
+// byte, and is ahead of nearer ones (docs/lab-book.md).
+template <int kBits, int kRows>
+inline constexpr int kAheadOf = kBits == 8 && kRows == 1 ? 4096 : 2048;
+
 
 // One group of kGroup outputs for kRows rows. Sums over blocks run in float32, in the order of blocks.
 template <int kBits, int kZero, bool kHasOffset, int kRows>
 BLUEJAY_INLINE void multiply_group(const RowTarget& to, const RoundedRows& x, const Weights& w,
                                    int64_t group) {
-  constexpr int kBytes = kBlock * kGroup * kBits / 8;
+  constexpr int kBytes = kBlock * kGroup * kBits / 8, kAhead = kAheadOf<kBits, kRows>;
   const int64_t blocks = w.inputs / kBlock;
   const uint8_t* codes = static_cast<const uint8_t*>(w.data) + group * blocks * kBytes;
   const uint16_t* scales = w.scales + group * blocks * kGroup;
