@@ -24,9 +24,9 @@ from bluejay.model.params import DecoderParams, named_leaves
 from bluejay.model.specs import decoder_specs
 from bluejay.nn.quantized import QuantizedWeight
 
-SHARE_OF_BANDWIDTH = {"int4": 0.85, "int8": 0.80, "16 bits": 0.85, "float32": 0.90}
+SHARE_OF_BANDWIDTH = {"int4": 0.88, "int8": 0.85, "16 bits": 0.85, "float32": 0.90}
 SECONDS_PER_LAYER = 30e-6
-SECONDS_PER_ID = 13e-9
+SECONDS_PER_ID = 3e-9
 _SCALE_BYTES = 4
 
 _Sizes = Iterator[tuple[str, str, int]]

@@ -162,7 +162,7 @@ def predict(machine: Machine, bandwidth: float) -> list[Prediction]:
     """
     found = [_predict_present(model, machine, bandwidth) for model in present_models()]
     config = PRESETS[_LARGE]
-    for kind in ("int4", "int8", "16 bits"):
+    for kind in ("int4", "int8"):
         weights = config_weights(config, kind)
         found.append(_prediction(_LARGE, (weights, config), machine, bandwidth))
     return found
