@@ -42,6 +42,7 @@ GGUF_NAMES = {
     "transformer.ln_f": "output_norm",
     "lm_head": "output",
 }
+WIDER = ("transformer.wte.weight", "lm_head.weight")
 # Elements per block, bytes per block, and the scale that gives uniform codes the spread of values.
 BLOCK = 32
 LAST_CODES = {"Q4_0": 15, "Q8_0": 255}
@@ -91,9 +92,13 @@ def drawn_blocks(kind: str, rows: int, columns: int, seed: int) -> NDArray[np.ui
 
 
 def gguf_tensors(kind: str, shape: Shape) -> Iterator[tuple[str, str, tuple[int, ...]]]:
-    """(HF name or "", GGUF name, kind) in file order; phi-2 has one bias that GPT-J lacks."""
+    """(HF name, kind, shape) in file order; phi-2 has one bias that GPT-J lacks.
+
+    Beside weights of 4 bits, embedding and head take 8, as in what `bluejay quantize` writes.
+    """
     for name, size in shape.tensors():
-        yield name, kind if len(size) == 2 else "F32", size
+        own = kind if len(size) == 2 else "F32"
+        yield name, "Q8_0" if own == "Q4_0" and name in WIDER else own, size
         if name.endswith("attn.out_proj.weight"):
             yield name.replace("weight", "bias"), "F32", size[:1]
 
