@@ -20,6 +20,7 @@ import subprocess
 import sys
 import time
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 
 from side import FIRST_PROMPT, Answers, Request, output_to_stderr, random_ids, request, skip
 
@@ -47,6 +48,7 @@ def rates(asked: Request) -> None:
     for item in found["decode"]:
         rate = float(item["decode_tokens_per_s"])
         said.say("decode", batch=item["batch"], context=item["context"], tokens_per_s=rate)
+    found["model"] = Path(asked.model).name  # readings are kept, this machine's folders are not
     said.say("details", **{k: v for k, v in found.items() if isinstance(v, int | float | str)})
 
 
