@@ -1,9 +1,12 @@
 """What narrower keys and values cost in quality: caches of float16 and bytes against float32.
 
-    python benchmarks/cache_dtypes.py MODEL TEXT [--tokens 4096] [--window 2048]
+    python benchmarks/cache_dtypes.py MODEL TEXT [--dtype float32]
+                                      [--tokens 4096] [--window 2048]
 
 The same model, as `bluejay.load` brings it, predicts each next token of the text's windows with
 each type of cache. The columns are those of against_fp32.py, the reference is the float32 cache.
+Packed weights round what comes to them to 8 bits, so any other last bit in the cache moves a
+prediction about as far as that rounding does; with --dtype float32 the cache's own part is seen.
 """
 
 import argparse
@@ -13,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 from against_fp32 import Quality, quality, windows_of
+from numpy.typing import NDArray
 
 import bluejay
 from bluejay.checkpoints.locate import locate
@@ -20,15 +24,17 @@ from bluejay.kernels.decoding import CACHE_DTYPES
 from bluejay.runs.doctor import look_at_machine
 
 
-def measured(model: Path, windows: np.ndarray) -> dict[str, list[Quality]]:
+def measured(
+    model: Path, windows: NDArray[np.int32], dtype: str | None
+) -> dict[str, list[Quality]]:
     """Per type a Quality of every window."""
-    sides = {dtype: bluejay.load(model, cache_dtype=dtype) for dtype in CACHE_DTYPES}
-    found: dict[str, list[Quality]] = {dtype: [] for dtype in CACHE_DTYPES}
+    sides = {kept: bluejay.load(model, dtype=dtype, cache_dtype=kept) for kept in CACHE_DTYPES}
+    found: dict[str, list[Quality]] = {kept: [] for kept in CACHE_DTYPES}
     for row in windows:
         ids = row.tolist()
         exact = sides["float32"].logits(ids)[None]
-        for dtype, side in sides.items():
-            found[dtype].append(quality(exact, side.logits(ids)[None], row[None]))
+        for kept, side in sides.items():
+            found[kept].append(quality(exact, side.logits(ids)[None], row[None]))
     return found
 
 
@@ -53,10 +59,11 @@ def main() -> None:
     parser.add_argument("text", type=Path)
     parser.add_argument("--tokens", type=int, default=4096)
     parser.add_argument("--window", type=int, default=2048)
+    parser.add_argument("--dtype", help="float32: weights that are packed are widened")
     given = parser.parse_args()
     model = locate(given.model)
     windows = windows_of(model, given.text, tokens=given.tokens, length=given.window)
-    found = measured(model, windows)
+    found = measured(model, windows, given.dtype)
     machine = look_at_machine()
     print(f"{given.model}: {len(windows)} windows of {given.window} tokens; {date.today()}")
     print(f"{machine.processor}, {machine.kernels}\n")

@@ -2,18 +2,19 @@
 
     python benchmarks/predictions.py MODEL [MODEL ...] [--seconds 10] [--cache-dtype float16]
 
-Per model, one row, greedy, at the beginning of a text: the fastest of many short calls of the
-decode loop, beside the fastest of many short readings of memory, for the prediction is about a
-machine that does nothing else. Steps of a few milliseconds find both cores free now and then even
-on a busy machine; where a step takes 100 ms, a quiet machine is needed. The last columns say where
-the time went: inside of kernels, and between them per id of the vocabulary; and what the kernels'
-time leaves for a layer after all bytes were read at the shares of `bluejay.runs.decode_costs`.
+Per model, one row, greedy, at the beginning of a text: the median of many short calls of the decode
+loop, and of readings of memory in between. Both have to be of the same machine at the same time: a
+virtual one's bandwidth moves by a factor of two, and the largest of each come from different
+moments. Beside other processes neither means much. The last columns say where the time went: inside
+of kernels, and outside of them per id of the vocabulary; and what the kernels' time leaves for a
+layer after all bytes were read at the shares of `bluejay.runs.decode_costs`.
 """
 
 import argparse
 import time
 from dataclasses import dataclass
 from datetime import date
+from statistics import median
 
 import jax
 import numpy as np
@@ -39,35 +40,36 @@ CALLS_PER_LOOP = 16
 
 
 @dataclass(frozen=True, kw_only=True)
-class Fastest:
-    """Seconds of the fastest step, those inside of kernels, and bytes per second."""
+class Typical:
+    """Medians: seconds of a step, those inside of kernels, and bytes per second."""
 
     step: float
     kernels: float
     bandwidth: float
 
 
-def fastest(model: LanguageModel, library: Library, seconds: float) -> Fastest:
+def typical(model: LanguageModel, library: Library, seconds: float) -> Typical:
     limit = Yardstick(library, SHORT_YARDSTICK_BYTES)
     runner, tokens = model.runner, 1 + STEPS_PER_CALL * CALLS_PER_LOOP
     allowed = np.ones(model.config.vocab_size, np.bool_)
-    step = kernels = float("inf")
-    bandwidth, end = 0.0, time.perf_counter() + seconds
+    steps, kernels, bandwidths = [], [], []
+    end = time.perf_counter() + seconds
     while time.perf_counter() < end:
         sampler = Sampler(SamplingParams(temperature=0.0), allowed=allowed)
         prefix = runner.start([1], reserve=tokens)
         loop = DecodeLoop(runner, [prefix], [sampler], stop_ids=[frozenset()], max_tokens=[tokens])
         loop.advance(1)
-        for _ in range(CALLS_PER_LOOP):
+        loop.advance(STEPS_PER_CALL)  # compiles, the first time
+        for _ in range(CALLS_PER_LOOP - 1):
             inside, begun = library.decoding_seconds, time.perf_counter()
             loop.advance(STEPS_PER_CALL)
-            step = min(step, (time.perf_counter() - begun) / STEPS_PER_CALL)
-            kernels = min(kernels, (library.decoding_seconds - inside) / STEPS_PER_CALL)
-        bandwidth = max(bandwidth, limit.highest_bytes_per_second(0.1))
-    return Fastest(step=step, kernels=kernels, bandwidth=bandwidth)
+            steps.append((time.perf_counter() - begun) / STEPS_PER_CALL)
+            kernels.append((library.decoding_seconds - inside) / STEPS_PER_CALL)
+        bandwidths.append(limit.bytes_per_second())
+    return Typical(step=median(steps), kernels=median(kernels), bandwidth=median(bandwidths))
 
 
-def row(name: str, model: LanguageModel, weights: Weights, found: Fastest) -> str:
+def row(name: str, model: LanguageModel, weights: Weights, found: Typical) -> str:
     config = model.config
     positions = STEPS_PER_CALL * CALLS_PER_LOOP // 2
     cached = positions * cache_bytes_per_position(config, model.runner.cache_dtype)
@@ -107,7 +109,7 @@ def main() -> None:
         model = bluejay.load(name, cache_dtype=given.cache_dtype)
         weights = stored_weights(model.runner.params)
         jax.block_until_ready(model.runner.params)
-        print(row(name, model, weights, fastest(model, library, given.seconds)), flush=True)
+        print(row(name, model, weights, typical(model, library, given.seconds)), flush=True)
     machine = look_at_machine()
     print(f"\n{machine.processor}, {machine.kernels}; {date.today()}")
 

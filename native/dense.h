@@ -17,7 +17,11 @@ BLUEJAY_INLINE void multiply_some(float (&out)[kRows][kGroup], int at, const flo
   for (; i + kLanes <= inputs; i += kLanes) {
     Floats weights[kOutputs];
 #pragma GCC unroll 4
-    for (int o = 0; o < kOutputs; ++o) weights[o] = Kind::read(w + o * inputs + i);
+    for (int o = 0; o < kOutputs; ++o) {
+      weights[o] = Kind::read(w + o * inputs + i);
+      // The rows after these: the hardware's own prefetching stops at the end of each page.
+      __builtin_prefetch(w + (kOutputs + o) * inputs + i, 0, 2);
+    }
 #pragma GCC unroll 4
     for (int r = 0; r < kRows; ++r) {
       const Floats values = load(x + r * inputs + i);

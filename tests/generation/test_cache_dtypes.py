@@ -1,6 +1,7 @@
 """Narrow caches, with native kernels and without, against whole sequences without a cache."""
 
 from functools import partial
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -8,12 +9,14 @@ import numpy as np
 import pytest
 
 import bluejay
+from bluejay.checkpoints.locate import locate
 from bluejay.core.errors import UsageError
 from bluejay.generation import runner as runner_module
 from bluejay.generation.runner import Runner
 from bluejay.kernels.decoding import CACHE_DTYPES
 from bluejay.model.decoder import forward
 from bluejay.model.presets import gptj_config
+from bluejay.runs.quantization import Quantization, quantize
 from small_models import drawn_params
 
 CONFIG = gptj_config(2, 64, 4, rotary_dim=8, vocab_size=331)
@@ -49,6 +52,14 @@ def test_prompts_steps_and_groups(dtype: str, is_native: bool) -> None:
     print(f"{dtype}: largest difference {max(differences):.1e}, spread {exact.std():.1f}")
     assert max(differences) < LARGEST[dtype]
     assert (max(differences) > LARGEST["float32"]) == (dtype != "float32")
+
+
+def test_by_default_only_packed_weights_have_a_narrow_cache(tmp_path: Path) -> None:
+    assert bluejay.load("bluejay-tiny").runner.cache_dtype == "float32"
+    how = Quantization(bits=8, calibration=None, held_out=None)
+    quantize(locate("bluejay-tiny"), tmp_path / "packed", how)
+    assert bluejay.load(tmp_path / "packed").runner.cache_dtype == "float16"
+    assert bluejay.load(tmp_path / "packed", dtype="float32").runner.cache_dtype == "float32"
 
 
 def test_other_types_are_refused() -> None:

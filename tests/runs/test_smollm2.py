@@ -141,18 +141,3 @@ def test_the_native_folder_holds_the_very_values(smollm2_gguf: Path, tmp_path: P
     tokenizer = open_model(tmp_path / "native").tokenizer()
     assert tokenizer is not None
     assert tokenizer.stop_ids == {0, 2}
-
-
-def test_512_greedy_tokens_are_the_same_on_one_thread_and_two(packed: LanguageModel) -> None:
-    native = library()
-    assert native is not None
-    before, found = native.num_threads, []
-    try:
-        for threads in (1, 2):
-            native.set_num_threads(threads)
-            [completion] = packed.complete("Once upon a time", max_tokens=512, temperature=0)
-            found.append([token.id for token in completion.tokens])
-    finally:
-        native.set_num_threads(before)
-    assert len(found[0]) > 100
-    assert found[0] == found[1]

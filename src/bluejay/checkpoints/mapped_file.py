@@ -5,6 +5,7 @@ import mmap
 import os
 import stat
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bluejay.checkpoints.refusal import refusal
-from bluejay.core.large_pages import wish_large_pages
 
 _KINDS = (
     (stat.S_ISDIR, "a folder"),
@@ -37,7 +37,7 @@ class MappedFile:
             if self.size == 0:
                 raise refusal(path, "the file is empty; download or copy it again")
             self._map = mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ)
-            wish_large_pages(self._map)
+            _wish_large_pages(self._map)
         except OSError as error:
             raise refusal(path, f"cannot be mapped into memory ({error.strerror})") from error
         finally:
@@ -94,6 +94,14 @@ class MappedFile:
 def is_addressable(shape: Sequence[int]) -> bool:
     """True if NumPy can hold the shape: it counts 0 as 1, so 0 x 2**62 is too big for it."""
     return math.prod(max(size, 1) for size in shape) < 2**59
+
+
+def _wish_large_pages(mapping: mmap.mmap) -> None:
+    """Some file systems read a file into pages of 2 MiB then, if nothing has read it before
+    (docs/lab-book.md); elsewhere nothing changes."""
+    if hasattr(mmap, "MADV_HUGEPAGE"):
+        with suppress(OSError):
+            mapping.madvise(mmap.MADV_HUGEPAGE)
 
 
 def _open_regular(path: Path) -> int:

@@ -70,7 +70,7 @@ def run(arguments: argparse.Namespace) -> None:
         from bluejay.runs.bench import SAMPLING, measure
 
         begun = time.perf_counter()
-        model, name = load_model(arguments, shown)
+        model, name = load_model(arguments, shown, choice="MODEL")
         jax.block_until_ready(model.runner.params)
         load_seconds = time.perf_counter() - begun
         plan, left_out = plan.fitted(model.config.context_length)

@@ -18,9 +18,6 @@ if TYPE_CHECKING:
     from bluejay.runs.doctor import Machine, Prediction, Verdict
 
 
-_READING_SECONDS = 0.25
-
-
 def add_arguments(parser: CommandParser) -> None:
     """The options of `bluejay doctor`."""
     parser.add_argument("--json", action="store_true", help="print one JSON object")
@@ -44,7 +41,7 @@ def run(arguments: argparse.Namespace) -> None:
         rates = read_rates()
         verdicts = judge(machine, rates)
         limit = yardstick(SHORT_YARDSTICK_BYTES)
-        bandwidth = None if limit is None else limit.highest_bytes_per_second(_READING_SECONDS)
+        bandwidth = None if limit is None else limit.bytes_per_second()
         predictions = [] if bandwidth is None else predict(machine, bandwidth)
     if arguments.json:
         document = {

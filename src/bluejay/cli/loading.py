@@ -43,7 +43,7 @@ def add_running_arguments(group: argparse._ActionsContainer) -> None:
         "--cache-dtype",
         metavar="|".join(CACHE_DTYPES),
         type=one_of(*CACHE_DTYPES),
-        help="of kept keys and values (default: float32)",
+        help="of kept keys and values (default: float16 for packed weights, else float32)",
     )
     add_threads_argument(group)
 
@@ -58,15 +58,17 @@ def add_threads_argument(group: argparse._ActionsContainer) -> None:
     )
 
 
-def load_model(arguments: argparse.Namespace, shown: Status) -> tuple[LanguageModel, str]:
-    """The model that was asked for, or the best one present, and its name."""
+def load_model(
+    arguments: argparse.Namespace, shown: Status, *, choice: str = "--model"
+) -> tuple[LanguageModel, str]:
+    """The model that was asked for by `choice`, or the best one present; and its name."""
     from bluejay.checkpoints.catalogue import find_entry
     from bluejay.checkpoints.locate import best_present, locate
 
     if arguments.model is None:
         present = best_present()
         name, path = present.entry.name, present.path
-        note = f"Using {name} (--model chooses another)."
+        note = f"Using {name} ({choice} chooses another)."
         print(styled(note, "dim", sys.stderr), file=sys.stderr)
     else:
         path, name = locate(arguments.model), str(arguments.model)

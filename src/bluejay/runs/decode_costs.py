@@ -6,10 +6,10 @@ that is looked up it reads a row. Its time on native kernels is
     sum over kinds of storage: bytes / (read bandwidth * share of the kind)
     + layers * seconds per layer + ids * seconds per id
 
-where the bandwidth is measured on the machine, and the constants were fitted to `bluejay bench` on
-two cores of one kind (docs/lab-book.md, 2026-11-28; benchmarks/predictions.py measures again). A
-layer's seconds are what threads wait for one another and what its small matrices lose; an id's are
-the choice of the next one. A model that the processor's caches hold is faster than that.
+where the bandwidth is measured on the machine, and the constants were fitted to
+benchmarks/predictions.py on two cores of one kind (docs/lab-book.md, 2026-11-28). A layer's seconds
+are what threads wait for one another, what its small matrices lose and XLA's calls; an id's are the
+choice of the next one. A model that the processor's caches hold in part is faster than that.
 """
 
 import math

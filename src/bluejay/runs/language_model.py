@@ -21,7 +21,7 @@ from bluejay.generation.speculation import Speculation, SpeculationMode
 from bluejay.kernels.threads import use_threads
 from bluejay.model.config import DecoderConfig
 from bluejay.runs.compile_cache import configure_compile_cache
-from bluejay.runs.loading import load_params, require_cache_dtype
+from bluejay.runs.loading import default_cache_dtype, load_params, require_cache_dtype
 from bluejay.text.completion import Completion, TextDelta, complete, prompt_logprobs
 from bluejay.text.conventions import conventions_of
 from bluejay.text.prompt import prompt_ids
@@ -264,15 +264,16 @@ def load(
 
     `dtype` is that of weights and activations: by default float32 on CPU, where quantized weights
     stay packed, and bfloat16 elsewhere. `cache_dtype` is that of kept keys and values: float32,
-    float16 or int8 (`DEFAULT_CACHE_DTYPE`). `threads` compute in the whole process from now on, by
-    default BLUEJAY_THREADS or every usable core.
+    float16 or int8, by default float16 for packed weights and float32 for others. `threads`
+    compute in the whole process from now on, by default BLUEJAY_THREADS or every usable core.
     `on_progress` is called with parameters loaded and in all. Raises UsageError for other types or
     numbers, CheckpointError for a model that is missing, damaged or foreign, MemoryLimitError if
     it does not fit.
     """
-    kept = require_cache_dtype(cache_dtype)
+    require_cache_dtype(cache_dtype)
     use_threads(threads)
     configure_compile_cache()
     files = open_model(locate(model))
     params = load_params(files, dtype=dtype, on_tensor=on_progress)
+    kept = cache_dtype or default_cache_dtype(params)
     return LanguageModel(files, Runner(params, config=files.config, cache_dtype=kept))

@@ -15,11 +15,10 @@ from bluejay.core.errors import MemoryLimitError, UsageError
 from bluejay.core.large_pages import ALIGNMENT, LargePageArena, arena_bytes
 from bluejay.core.memory import available_bytes
 from bluejay.kernels.decoding import CACHE_DTYPES
-from bluejay.model.params import DecoderParams, map_named
+from bluejay.model.params import DecoderParams, map_named, named_leaves
 from bluejay.model.specs import decoder_specs, parameter_count
 from bluejay.nn.quantized import QuantizedWeight
 
-DEFAULT_CACHE_DTYPE = "float32"
 OnTensor = Callable[[int, int], None]
 """Called after each tensor with the parameters loaded so far and in all."""
 
@@ -107,13 +106,19 @@ def on_device(values: NDArray[Any], dtype: np.dtype[Any]) -> jax.Array:
     return placed
 
 
-def require_cache_dtype(dtype: str | None) -> str:
-    """The type of kept keys and values, or UsageError for one that there is not."""
-    if dtype is None:
-        return DEFAULT_CACHE_DTYPE
-    if dtype not in CACHE_DTYPES:
+def require_cache_dtype(dtype: str | None) -> str | None:
+    """The same, or UsageError for a type that keys and values cannot be kept in."""
+    if dtype is not None and dtype not in CACHE_DTYPES:
         raise UsageError(f"cache_dtype must be one of {', '.join(CACHE_DTYPES)}, not {dtype!r}.")
     return dtype
+
+
+def default_cache_dtype(params: DecoderParams) -> str:
+    """float16 for packed weights, whose rounding of activations moves predictions ten thousand
+    times as far (docs/lab-book.md, 2026-11-28); float32 for the others, which stay exact."""
+    leaves = named_leaves(params).values()
+    is_packed = any(isinstance(leaf, QuantizedWeight) for leaf in leaves)
+    return "float16" if is_packed else "float32"
 
 
 def _require_dtype(dtype: str | None) -> str:
