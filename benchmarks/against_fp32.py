@@ -37,7 +37,13 @@ from bluejay.text.conventions import conventions_of
 
 HERE = Path(__file__).parent
 EXACT = "exact float32"
-OURS = {EXACT: ("float32", {VARIABLE: "off"}), "Bluejay": ("", {})}
+# The types of weights (by default as stored) and of the cache, and variables of the process.
+OURS = {
+    EXACT: ("float32,float32", {VARIABLE: "off"}),
+    "Bluejay, float32 cache": (",float32", {}),
+    "Bluejay, float16 cache": (",float16", {}),
+    "Bluejay, int8 cache": (",int8", {}),
+}
 PEER = "llama.cpp"
 
 
@@ -69,12 +75,13 @@ def windows_of(model: Path, text: Path, *, tokens: int, length: int) -> NDArray[
     return np.asarray(whole, np.int32)
 
 
-def write_ours(model: str, ids: Path, to: Path, dtype: str) -> None:
+def write_ours(model: str, ids: Path, to: Path, dtypes: str) -> None:
     """What one of our sides does in its process."""
     import bluejay
 
     windows = np.load(ids)
-    loaded = bluejay.load(model, dtype=dtype or None)
+    dtype, cache_dtype = dtypes.split(",")
+    loaded = bluejay.load(model, dtype=dtype or None, cache_dtype=cache_dtype)
     shape = (*windows.shape, loaded.config.vocab_size)
     logits = np.lib.format.open_memmap(to, mode="w+", dtype=np.float32, shape=shape)
     for number, row in enumerate(windows.tolist()):
@@ -93,8 +100,8 @@ def run(command: list[str], variables: dict[str, str]) -> str | None:
 def all_logits(model: Path, ids: Path, peers: Path | None) -> dict[str, NDArray[np.float32]]:
     """Side -> [windows, length, vocabulary], mapped from files beside `ids`."""
     commands = {
-        name: ([sys.executable, __file__, f"--write={dtype}", str(model), str(ids)], variables)
-        for name, (dtype, variables) in OURS.items()
+        name: ([sys.executable, __file__, f"--write={dtypes}", str(model), str(ids)], variables)
+        for name, (dtypes, variables) in OURS.items()
     }
     if peers is not None:
         script = str(HERE / "peers" / "logits_llama_cpp.py")
