@@ -1,11 +1,15 @@
 """How much memory this machine has, what this process takes of it, and since when it runs."""
 
 import os
+import threading
 import time
 from pathlib import Path
+from types import TracebackType
 
 _MEMINFO = Path("/proc/meminfo")
 _OWN = Path("/proc/self")
+# Between two looks: a copy of half a gigabyte takes a hundred of them.
+_LOOK_SECONDS = 0.002
 
 
 def total_bytes() -> int:
@@ -31,6 +35,39 @@ def anonymous_bytes() -> int | None:
     """What this process has in memory now that no file backs; None where the system does not
     tell."""
     return _own_bytes("RssAnon")
+
+
+class PeakAnonymous:
+    """The most anonymous memory this process has inside a `with` block, looked at all the time:
+    Linux keeps no such peak. `peak` in bytes is None where the system does not tell."""
+
+    def __init__(self) -> None:
+        self.peak = anonymous_bytes()
+        self._is_over = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+
+    def __enter__(self) -> "PeakAnonymous":
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._is_over.set()
+        self._thread.join()
+        self._look()
+
+    def _watch(self) -> None:
+        while not self._is_over.wait(_LOOK_SECONDS):
+            self._look()
+
+    def _look(self) -> None:
+        taken = anonymous_bytes()
+        if taken is not None:
+            self.peak = max(taken, self.peak or 0)
 
 
 def process_seconds() -> float | None:

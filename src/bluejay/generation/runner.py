@@ -216,7 +216,8 @@ class Runner:
         capacity = _capacity(max(prefix.capacity for prefix in prefixes), needed)
         blank = (rows or self.rows_per_call) - len(prefixes)
         caches = [_grown(prefix.cache, capacity) for prefix in prefixes]
-        caches += [self._empty(1, capacity)] * blank
+        if blank:
+            caches += [self._empty(1, capacity)] * blank
         scores = [prefix.logits for prefix in prefixes]
         scores += [jnp.zeros_like(scores[0])] * blank
         return RowGroup(

@@ -14,7 +14,7 @@ import jax
 import numpy as np
 
 import bluejay
-from bluejay.core.memory import anonymous_bytes, peak_resident_bytes, process_seconds
+from bluejay.core.memory import PeakAnonymous, peak_resident_bytes, process_seconds
 from bluejay.generation.decode_loop import DecodeLoop
 from bluejay.generation.runner import Prefix
 from bluejay.generation.sampling import Sampler
@@ -78,19 +78,19 @@ class _Bench:
         self._decode = {case: _Times() for case in plan.decode_cases()}
         self._prefill = {prompt: _Times() for prompt in plan.prompts}
         self._bandwidths: list[float] = []
-        self._anonymous: list[int] = []
 
     def report(self, name: str, load_seconds: float) -> BenchReport:
         """Warm up, measure, and put everything together."""
         self._on_stage("Warming up", "the first token")
-        np.asarray(self._runner.start(self._ids(FIRST_PROMPT)).logits)
-        first_token = process_seconds()
-        self._warm_up()
+        with PeakAnonymous() as anonymous:
+            np.asarray(self._runner.start(self._ids(FIRST_PROMPT)).logits)
+            first_token = process_seconds()
+            self._warm_up()
         start = Start(
             load_seconds=load_seconds,
             first_token_seconds=first_token,
             peak_resident=peak_resident_bytes(),
-            peak_anonymous=max(self._anonymous, default=None),
+            peak_anonymous=anonymous.peak,
         )
         limit = yardstick()  # not before: its memory is not the model's
         for number in range(1, self._plan.repeat + 1):
@@ -106,7 +106,6 @@ class _Bench:
         for prompt in self._prefill:
             self._on_stage("Warming up", f"prompts of {prompt}")
             self._runner.warm_up(prompt)
-            self._look_at_memory()
         for case in self._decode:
             self._on_stage("Warming up", case_words(case))
             if case.prompt not in self._prefixes:
@@ -115,16 +114,10 @@ class _Bench:
             loop = self._loop(case)
             loop.advance(1)
             loop.advance(1)
-            self._look_at_memory()
 
     @property
     def _reserve(self) -> int:
         return self._plan.tokens + 1  # the first choice is the prompt's
-
-    def _look_at_memory(self) -> None:
-        taken = anonymous_bytes()
-        if taken is not None:
-            self._anonymous.append(taken)
 
     def _loop(self, case: DecodeCase) -> DecodeLoop:
         prefix = self._prefixes[case.prompt]
