@@ -4,6 +4,7 @@
 #include "ffi_checks.h"
 #include "ffi_clock.h"
 #include "kernels.h"
+#include "resident_blocks.h"
 
 namespace {
 
@@ -133,29 +134,75 @@ bool set_cache_part(bluejay::CachePart* part, const bluejay::DecoderLayer& l, co
   return scales.element_type() == ffi::F32 && has_shape(scales, {l.batch, l.kv_heads, l.capacity});
 }
 
-// The sizes, if heads and arrays have any that fit.
-std::optional<bluejay::DecoderLayer> layer_of(const Matrix& x, const Starts& starts,
-                                              const Matrix& cos, const Array& keys, int64_t heads,
-                                              int64_t kv_heads, int64_t wide) {
-  const auto shape = x.dimensions(), cached = keys.dimensions(), turns = cos.dimensions();
-  if (shape.size() != 3 || cached.size() != 4 || turns.size() != 3) return std::nullopt;
+// Everything of a block that is the same from call to call, if its sizes and arrays fit.
+struct BlockAttributes {
+  int64_t embed, heads, kv_heads, width, wide;
+  bool is_sequential, pairs_are_halves;
+  int64_t activation;
+  float eps;
+};
+
+std::optional<bluejay::DecoderLayer> block_of(const BlockAttributes& a, ffi::RemainingArgs rest) {
+  if (a.kv_heads < 1 || a.heads < 1 || a.heads % a.kv_heads != 0 || a.width < 1 || a.wide < 1 ||
+      a.embed < 1 || a.activation < 0 || a.activation > 2)
+    return std::nullopt;
   bluejay::DecoderLayer l{};
+  l.embed = a.embed;
+  l.heads = a.heads;
+  l.kv_heads = a.kv_heads;
+  l.width = a.width;
+  l.wide = a.wide;
+  l.is_sequential = a.is_sequential;
+  l.pairs_are_halves = a.pairs_are_halves;
+  l.activation = static_cast<bluejay::Activation>(a.activation);
+  l.eps = a.eps;
+  BlockArguments arguments(rest);
+  l.attention_norm = arguments.norm(l.embed);
+  l.feed_forward_norm = arguments.norm(l.embed, !l.is_sequential);
+  l.query = arguments.linear(l.heads * l.width, l.embed);
+  l.key = arguments.linear(l.kv_heads * l.width, l.embed);
+  l.value = arguments.linear(l.kv_heads * l.width, l.embed);
+  l.mix = arguments.linear(l.embed, l.heads * l.width);
+  l.up = arguments.linear(l.wide, l.embed);
+  l.gate = arguments.linear(l.wide, l.embed, !l.is_gated());
+  l.down = arguments.linear(l.embed, l.wide);
+  if (!arguments.is_fit()) return std::nullopt;
+  return l;
+}
+
+// What a call brings. The four arrays of the cache are worked on in place: arguments are results.
+struct BlockCall {
+  Matrix x;
+  Starts starts;
+  Matrix cos, sin;
+  MatrixOut out;
+  ArrayOut keys, values, key_scales, value_scales;
+};
+
+// Whether the arrays of a call fit the block, which then has them.
+bool set_call(bluejay::DecoderLayer* layer, BlockCall& call) {
+  bluejay::DecoderLayer& l = *layer;
+  const auto shape = call.x.dimensions(), cached = call.keys->dimensions();
+  const auto turns = call.cos.dimensions();
+  const auto kind = cache_kind(call.keys->element_type());
+  if (shape.size() != 3 || cached.size() != 4 || turns.size() != 3 || !kind) return false;
   l.batch = shape[0];
   l.length = shape[1];
-  l.embed = shape[2];
-  l.heads = heads;
-  l.kv_heads = kv_heads;
-  l.wide = wide;
   l.capacity = cached[2];
-  l.width = cached[3];
   l.pairs = turns[2];
-  const auto kind = cache_kind(keys.element_type());
-  if (!kind || kv_heads < 1 || heads % kv_heads != 0 || l.width < 1 || wide < 1 ||
-      2 * l.pairs > l.width || !has_shape(starts, {l.batch}) ||
-      !has_shape(cos, {l.batch, l.length, l.pairs}))
-    return std::nullopt;
   l.cache = *kind;
-  return l;
+  l.x = call.x.typed_data();
+  l.out = call.out->typed_data();
+  l.starts = call.starts.typed_data();
+  l.cos = call.cos.typed_data();
+  l.sin = call.sin.typed_data();
+  return shape[2] == l.embed && 2 * l.pairs <= l.width && has_shape(call.starts, {l.batch}) &&
+         has_shape(call.cos, {l.batch, l.length, l.pairs}) &&
+         has_shape(call.sin, {l.batch, l.length, l.pairs}) &&
+         has_shape(*call.out, {l.batch, l.length, l.embed}) &&
+         call.values->element_type() == call.keys->element_type() &&
+         set_cache_part(&l.keys, l, *call.keys, *call.key_scales) &&
+         set_cache_part(&l.values, l, *call.values, *call.value_scales);
 }
 
 // New positions must lie within the cache: an index would otherwise be an address outside of it.
@@ -165,44 +212,59 @@ bool starts_fit(const bluejay::DecoderLayer& l) {
   });
 }
 
-// The four arrays of the cache are worked on in place: their arguments are their results.
+ffi::Error run_block(bluejay::DecoderLayer layer, BlockCall call) {
+  if (!set_call(&layer, call)) return wrong("the shapes of a decoder's block do not fit together");
+  if (!starts_fit(layer)) return wrong("a position lies outside of the cache");
+  return done(kernels().decoder_block(layer));
+}
+
 ffi::Error decode_block(Matrix x, Starts starts, Matrix cos, Matrix sin, Array, Array, Array, Array,
                         ffi::RemainingArgs rest, MatrixOut out, ArrayOut keys, ArrayOut values,
                         ArrayOut key_scales, ArrayOut value_scales, int64_t heads,
                         int64_t kv_heads, int64_t wide, bool is_sequential, bool pairs_are_halves,
                         int64_t activation, float eps) {
   const bluejay::DecodingClock clock;
-  auto layer = layer_of(x, starts, cos, *keys, heads, kv_heads, wide);
+  if (x.dimensions().size() != 3 || keys->dimensions().size() != 4)
+    return wrong("the sizes of a decoder's block do not fit together");
+  const auto layer =
+      block_of({x.dimensions()[2], heads, kv_heads, keys->dimensions()[3], wide, is_sequential,
+                pairs_are_halves, activation, eps},
+               rest);
   if (!layer) return wrong("the sizes of a decoder's block do not fit together");
-  bluejay::DecoderLayer& l = *layer;
-  l.is_sequential = is_sequential;
-  l.pairs_are_halves = pairs_are_halves;
-  l.activation = static_cast<bluejay::Activation>(activation);
-  l.eps = eps;
-  l.x = x.typed_data();
-  l.out = out->typed_data();
-  l.starts = starts.typed_data();
-  l.cos = cos.typed_data();
-  l.sin = sin.typed_data();
-  BlockArguments arguments(rest);
-  l.attention_norm = arguments.norm(l.embed);
-  l.feed_forward_norm = arguments.norm(l.embed, !is_sequential);
-  l.query = arguments.linear(heads * l.width, l.embed);
-  l.key = arguments.linear(kv_heads * l.width, l.embed);
-  l.value = arguments.linear(kv_heads * l.width, l.embed);
-  l.mix = arguments.linear(l.embed, heads * l.width);
-  l.up = arguments.linear(wide, l.embed);
-  l.gate = arguments.linear(wide, l.embed, !l.is_gated());
-  l.down = arguments.linear(l.embed, wide);
-  if (activation < 0 || activation > 2 || !arguments.is_fit() ||
-      !has_shape(sin, {l.batch, l.length, l.pairs}) ||
-      !has_shape(*out, {l.batch, l.length, l.embed}) ||
-      values->element_type() != keys->element_type() ||
-      !set_cache_part(&l.keys, l, *keys, *key_scales) ||
-      !set_cache_part(&l.values, l, *values, *value_scales))
-    return wrong("the shapes of a decoder's block do not fit together");
-  if (!starts_fit(l)) return wrong("a position lies outside of the cache");
-  return done(kernels().decoder_block(l));
+  return run_block(*layer, {x, starts, cos, sin, out, keys, values, key_scales, value_scales});
+}
+
+bluejay::ResidentBlocks& resident_blocks() {
+  static auto* blocks = new bluejay::ResidentBlocks;  // outlives threads that still compute at exit
+  return *blocks;
+}
+
+// The caller keeps the arrays where they are until it forgets the block.
+ffi::Error keep_block(ffi::RemainingArgs rest, ffi::ResultBuffer<ffi::S32> number, int64_t embed,
+                      int64_t heads, int64_t kv_heads, int64_t width, int64_t wide,
+                      bool is_sequential, bool pairs_are_halves, int64_t activation, float eps) {
+  const auto layer = block_of({embed, heads, kv_heads, width, wide, is_sequential,
+                               pairs_are_halves, activation, eps},
+                              rest);
+  if (!layer) return wrong("the sizes of a decoder's block do not fit together");
+  if (number->element_count() != 1) return wrong("a block has one number");
+  *number->typed_data() = resident_blocks().add(*layer);
+  return ffi::Error::Success();
+}
+
+// The block whose number stands at `layer`.
+ffi::Error decode_resident_block(Matrix x, Starts starts, Matrix cos, Matrix sin, Array, Array,
+                                 Array, Array, Starts numbers, MatrixOut out, ArrayOut keys,
+                                 ArrayOut values, ArrayOut key_scales, ArrayOut value_scales,
+                                 int64_t layer) {
+  const bluejay::DecodingClock clock;
+  if (layer < 0 || layer >= static_cast<int64_t>(numbers.element_count()))
+    return wrong("there is no number for this layer");
+  return resident_blocks().with(
+      numbers.typed_data()[layer], [&](const bluejay::DecoderLayer* found) -> ffi::Error {
+        if (!found) return wrong("a block's parameters are gone");
+        return run_block(*found, {x, starts, cos, sin, out, keys, values, key_scales, value_scales});
+      });
 }
 
 }  // namespace
@@ -240,6 +302,42 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(bluejay_decoder_block, decode_block,
                                   .Attr<bool>("pairs_are_halves")
                                   .Attr<int64_t>("activation")
                                   .Attr<float>("eps"));
+
+XLA_FFI_DEFINE_HANDLER_SYMBOL(bluejay_keep_block, keep_block,
+                              ffi::Ffi::Bind()
+                                  .RemainingArgs()
+                                  .Ret<ffi::Buffer<ffi::S32>>()
+                                  .Attr<int64_t>("embed")
+                                  .Attr<int64_t>("heads")
+                                  .Attr<int64_t>("kv_heads")
+                                  .Attr<int64_t>("width")
+                                  .Attr<int64_t>("wide")
+                                  .Attr<bool>("is_sequential")
+                                  .Attr<bool>("pairs_are_halves")
+                                  .Attr<int64_t>("activation")
+                                  .Attr<float>("eps"));
+
+XLA_FFI_DEFINE_HANDLER_SYMBOL(bluejay_resident_block, decode_resident_block,
+                              ffi::Ffi::Bind()
+                                  .Arg<Matrix>()
+                                  .Arg<Starts>()
+                                  .Arg<Matrix>()
+                                  .Arg<Matrix>()
+                                  .Arg<Array>()
+                                  .Arg<Array>()
+                                  .Arg<Array>()
+                                  .Arg<Array>()
+                                  .Arg<Starts>()
+                                  .Ret<Matrix>()
+                                  .Ret<Array>()
+                                  .Ret<Array>()
+                                  .Ret<Array>()
+                                  .Ret<Array>()
+                                  .Attr<int64_t>("layer"));
+
+extern "C" int bluejay_forget_block(int32_t number) {
+  return resident_blocks().remove(number) ? 1 : 0;
+}
 
 extern "C" int64_t bluejay_decoding_nanoseconds() { return bluejay::decoding_nanoseconds.load(); }
 

@@ -29,6 +29,7 @@ from bluejay.generation.decode_state import (
     no_choices,
     noted,
 )
+from bluejay.generation.device_arrays import on_device
 from bluejay.generation.runner import Prefix, Runner, num_compiled
 from bluejay.generation.sampling import (
     Choice,
@@ -75,13 +76,13 @@ class DecodeLoop:
         blank = rows - len(prefixes)
         self._ends = stop_ids
         padded = _padded_stop_ids([*stop_ids, *[frozenset[int]()] * blank])
-        self._rows = LoopRows(sampling=sampling_rows, stop_ids=jnp.asarray(padded))
+        self._rows = LoopRows(sampling=sampling_rows, stop_ids=on_device(padded, np.int32))
         self._remaining = np.array([*max_tokens, *[0] * blank], np.int32)
         self._first_logits = group.logits
         self._state = LoopState(
-            tokens=jnp.zeros(rows, jnp.int32),
-            lengths=jnp.asarray(group.lengths, jnp.int32),
-            is_live=jnp.asarray(self._remaining > 0),
+            tokens=on_device([0] * rows, np.int32),
+            lengths=on_device(group.lengths, np.int32),
+            is_live=on_device(self._remaining > 0, np.bool_),
             cache=group.cache,
             sampling=sampling,
         )
@@ -135,11 +136,11 @@ class DecodeLoop:
                 self._first_logits, self._rows, state=self._state, form=self._form
             )
             return self._take(jax.tree.map(lambda array: array[None], choices), 1)
-        limit = jnp.asarray(min(num_steps, MOST_STEPS), jnp.int32)
+        limit = on_device(min(num_steps, MOST_STEPS), np.int32)
         found, count, self._state = decode_steps(
-            self._runner.params,
+            self._runner.operands,
             self._rows,
-            jnp.asarray(self._remaining),
+            on_device(self._remaining, np.int32),
             limit,
             state=self._state,
             form=self._form,
@@ -158,10 +159,10 @@ class DecodeLoop:
         assert len(drafted) < positions <= min(MOST_STEPS, self.room)
         ids = [*drafted, *[0] * (positions - 1 - len(drafted))]
         found, count, self._state = check_draft(
-            self._runner.params,
+            self._runner.operands,
             self._rows,
-            jnp.asarray(self._remaining),
-            Draft(jnp.asarray(ids, jnp.int32), jnp.asarray(len(drafted), jnp.int32)),
+            on_device(self._remaining, np.int32),
+            Draft(on_device(ids, np.int32), on_device(len(drafted), np.int32)),
             state=self._state,
             form=self._form,
         )

@@ -19,21 +19,23 @@ from jaxtyping import Array, Float, Int
 from numpy.typing import NDArray
 
 from bluejay.core.errors import UsageError
+from bluejay.generation.device_arrays import on_device
+from bluejay.generation.prompt_chunks import (
+    SMALLEST_CAPACITY,
+    capacity_for,
+    chunks,
+    padded,
+    padded_length,
+)
 from bluejay.generation.speculation_length import PassTimes
 from bluejay.kernels.decoding import DENSE_DTYPES, native_decoding
 from bluejay.kernels.library import cpu_library
 from bluejay.model.cache import Cache, empty_cache
-from bluejay.model.cached_block import decodes_block_natively
+from bluejay.model.cached_block import decodes_block_natively, keep_params
 from bluejay.model.config import DecoderConfig
 from bluejay.model.decoder import extend, logits
 from bluejay.model.params import DecoderParams
 from bluejay.nn.quantized import QuantizedWeight, take_rows
-
-# A prompt is cut into the largest chunks that fit, then smaller ones; the last is padded. Three
-# sizes keep a process at a handful of programs, and let a two-word prompt cost 16 rows, not 256.
-CHUNK_SIZES = (256, 64, 16)
-# Capacities are this times a power of two, so that growing prompts share programs.
-SMALLEST_CAPACITY = 256
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,7 +71,6 @@ class Runner:
         rows_per_call: int | None = None,
         cache_dtype: DTypeLike = jnp.float32,
     ) -> None:
-        self.params = params
         self.config = config
         # Kernels see arrays of one device; a mesh's go through XLA.
         self.is_native = cpu_library() is not None and all(
@@ -77,6 +78,7 @@ class Runner:
         )
         self.rows_per_call = rows_per_call or _default_rows_per_call(self.is_native)
         self.cache_dtype = jnp.dtype(cache_dtype).name
+        self.params = params
         # What passes of this runner took, by the form of the loop: see `speculation_length`.
         self.pass_times: dict[object, PassTimes] = {}
         chunk = partial(_run_chunk, form=(config, self.is_native))
@@ -84,6 +86,28 @@ class Runner:
         self._chunk_of_copy = jax.jit(chunk)
         score_chunk = partial(_score_chunk, form=(config, self.is_native))
         self._score_chunk = jax.jit(score_chunk, donate_argnames="cache")
+
+    @property
+    def params(self) -> DecoderParams:
+        """The decoder's own; its programs take `operands`."""
+        return self._params
+
+    @params.setter
+    def params(self, params: DecoderParams) -> None:
+        self._params = params
+        self._operands: DecoderParams | None = None
+
+    @property
+    def operands(self) -> DecoderParams:
+        """The parameters as programs take them: with numbers of blocks that the kernels keep,
+        where they know all of them."""
+        if self._operands is None:
+            self._operands = self._params
+            if self._decodes_natively():
+                # As long as the runner lives, or until it gets other parameters.
+                self._keeper = _Keeper()
+                self._operands = keep_params(self._keeper, self._params, config=self.config)
+        return self._operands
 
     def with_rows(self, rows: int) -> "Runner":
         """The same decoder for at least so many rows per call."""
@@ -96,7 +120,7 @@ class Runner:
 
     def warm_up(self, length: int) -> None:
         """Compile what a prompt of that length runs through."""
-        for size in {size for _, size in _chunks(length)}:
+        for size in {size for _, size in chunks(length)}:
             short = min(size, length)
             self.start([0] * short, reserve=length - short)
 
@@ -113,21 +137,22 @@ class Runner:
         Native kernels promise it for float32 rows (tests/kernels/test_decoder_block.py), XLA does
         not.
         """
+        head = self.params.embedding if self.params.head is None else self.params.head
+        return self._decodes_natively() and _has_kernel(head)
+
+    def _decodes_natively(self) -> bool:
+        """Whether every block has a kernel, for float32 rows and the cache of this runner."""
         if not self.is_native:
             return False
         blocks = self.params.blocks
-        head = self.params.embedding if self.params.head is None else self.params.head
         assert isinstance(blocks, tuple), "decoding runs over unstacked blocks"
-        x = take_rows(self.params.embedding, jnp.zeros((1, 1), jnp.int32))
-        layer = empty_cache(
-            replace(self.config, num_layers=1),
-            batch=1,
-            capacity=SMALLEST_CAPACITY,
-            dtype=self.cache_dtype,
-        ).layers[0]
+        one_id = jax.ShapeDtypeStruct((1, 1), jnp.int32)
+        x = jax.eval_shape(take_rows, self.params.embedding, one_id)
+        cache = jax.eval_shape(partial(self._empty, 1, SMALLEST_CAPACITY))
         with native_decoding():
-            return _has_kernel(head) and all(
-                decodes_block_natively(block, x, layer) for block in blocks
+            return all(
+                decodes_block_natively(block, x.dtype, layer)
+                for block, layer in zip(blocks, cache.layers, strict=True)
             )
 
     def start(self, ids: Sequence[int], *, reserve: int = 0) -> Prefix:
@@ -137,7 +162,7 @@ class Runner:
         with its reserve exceeds the context.
         """
         self.require_fit(ids, reserve)
-        capacity = _capacity(_padded_length(len(ids)), len(ids) + reserve)
+        capacity = capacity_for(padded_length(len(ids)), len(ids) + reserve)
         cache = self._empty(1, capacity)
         state, cache = self._prefill(ids, cache, start=0)
         return Prefix(length=len(ids), capacity=capacity, cache=cache, logits=state[0])
@@ -150,7 +175,7 @@ class Runner:
         """
         self.require_fit(ids, prefix.length)
         length = prefix.length + len(ids)
-        prefix = self.grow(prefix, reserve=_padded_length(len(ids)))
+        prefix = self.grow(prefix, reserve=padded_length(len(ids)))
         state, cache = self._prefill(ids, prefix.cache, start=prefix.length)
         return replace(prefix, length=length, cache=cache, logits=state[0])
 
@@ -159,13 +184,13 @@ class Runner:
     ) -> tuple[Float[Array, "1 V"], Cache]:
         """Logits of the last of the ids, of which the first stands at `start`, and the cache."""
         state = None
-        for begin, size in _chunks(len(ids)):
+        for begin, size in chunks(len(ids)):
             piece = ids[begin : begin + size]
             state, cache = self._chunk(
-                self.params,
-                _padded(piece, size),
-                jnp.asarray([start + begin], jnp.int32),
-                jnp.asarray([len(piece) - 1], jnp.int32),
+                self.operands,
+                padded(piece, size),
+                on_device([start + begin], np.int32),
+                on_device([len(piece) - 1], np.int32),
                 cache=cache,
             )
         assert state is not None
@@ -186,12 +211,12 @@ class Runner:
     def score(self, ids: Sequence[int]) -> NDArray[np.float32]:
         """Raw logits [len(ids), V] of every position. Raises as `start` does."""
         self.require_fit(ids, 0)
-        cache = self._empty(1, _capacity(_padded_length(len(ids)), len(ids)))
+        cache = self._empty(1, capacity_for(padded_length(len(ids)), len(ids)))
         scores = np.empty((len(ids), self.config.vocab_size), np.float32)
-        for begin, size in _chunks(len(ids)):
+        for begin, size in chunks(len(ids)):
             piece = ids[begin : begin + size]
-            start = jnp.asarray([begin], jnp.int32)
-            found, cache = self._score_chunk(self.params, _padded(piece, size), start, cache=cache)
+            start = on_device([begin], np.int32)
+            found, cache = self._score_chunk(self.operands, padded(piece, size), start, cache=cache)
             scores[begin : begin + len(piece)] = np.asarray(found)[0, : len(piece)]
         return scores
 
@@ -213,13 +238,13 @@ class Runner:
         """
         assert 0 < len(prefixes) <= self.rows_per_call
         needed = max(prefix.length for prefix in prefixes) + reserve
-        capacity = _capacity(max(prefix.capacity for prefix in prefixes), needed)
+        capacity = capacity_for(max(prefix.capacity for prefix in prefixes), needed)
         blank = (rows or self.rows_per_call) - len(prefixes)
+        scores = [prefix.logits for prefix in prefixes]
         caches = [_grown(prefix.cache, capacity) for prefix in prefixes]
         if blank:
             caches += [self._empty(1, capacity)] * blank
-        scores = [prefix.logits for prefix in prefixes]
-        scores += [jnp.zeros_like(scores[0])] * blank
+            scores += [jnp.zeros_like(scores[0])] * blank
         return RowGroup(
             lengths=tuple(prefix.length for prefix in prefixes) + (0,) * blank,
             cache=jax.tree.map(lambda *parts: jnp.concatenate(parts), *caches),
@@ -234,10 +259,10 @@ class Runner:
         """
         ids = [[0 if token is None else token] for token in tokens]
         state, cache = self._chunk(
-            self.params,
-            jnp.asarray(ids, jnp.int32),
-            jnp.asarray(group.lengths, jnp.int32),
-            jnp.zeros(len(ids), jnp.int32),
+            self.operands,
+            on_device(ids, np.int32),
+            on_device(group.lengths, np.int32),
+            on_device([0] * len(ids), np.int32),
             cache=group.cache,
         )
         moved = zip(group.lengths, tokens, strict=True)
@@ -249,7 +274,7 @@ class Runner:
 
     def grow(self, prefix: Prefix, *, reserve: int) -> Prefix:
         """The same prefix with room for `reserve` more tokens."""
-        capacity = _capacity(prefix.capacity, prefix.length + reserve)
+        capacity = capacity_for(prefix.capacity, prefix.length + reserve)
         if capacity == prefix.capacity:
             return prefix
         return replace(prefix, capacity=capacity, cache=_grown(prefix.cache, capacity))
@@ -263,10 +288,10 @@ class Runner:
             )
         prefix = self.grow(prefix, reserve=1)
         state, cache = program(
-            self.params,
-            jnp.asarray([[token]], jnp.int32),
-            jnp.asarray([prefix.length], jnp.int32),
-            jnp.zeros(1, jnp.int32),
+            self.operands,
+            on_device([[token]], np.int32),
+            on_device([prefix.length], np.int32),
+            on_device([0], np.int32),
             cache=prefix.cache,
         )
         return replace(prefix, length=prefix.length + 1, cache=cache, logits=state[0])
@@ -334,6 +359,10 @@ def num_compiled(program: Callable[..., object]) -> int:
     return count
 
 
+class _Keeper:
+    """While it lives, the kernels keep blocks."""
+
+
 def _has_kernel(weight: Array | QuantizedWeight) -> bool:
     return isinstance(weight, QuantizedWeight) or weight.dtype.name in DENSE_DTYPES
 
@@ -342,33 +371,6 @@ def _default_rows_per_call(is_native: bool) -> int:
     """One row where XLA computes on a CPU, which multiplies two to sixteen rows at a quarter of
     the rate at which it multiplies one (docs/lab-book.md); eight elsewhere."""
     return 8 if is_native or jax.default_backend() != "cpu" else 1
-
-
-def _chunks(length: int) -> list[tuple[int, int]]:
-    """(begin, size) of each chunk of a prompt: a function of its length alone."""
-    chunks, begin = [], 0
-    while begin < length:
-        fitting = [size for size in CHUNK_SIZES if size <= length - begin]
-        size = fitting[0] if fitting else CHUNK_SIZES[-1]
-        chunks.append((begin, size))
-        begin += size
-    return chunks
-
-
-def _padded_length(length: int) -> int:
-    begin, size = _chunks(length)[-1]
-    return begin + size
-
-
-def _capacity(*needs: int) -> int:
-    capacity = SMALLEST_CAPACITY
-    while capacity < max(needs):
-        capacity *= 2
-    return capacity
-
-
-def _padded(piece: Sequence[int], size: int) -> Int[Array, "1 T"]:
-    return jnp.asarray([[*piece, *[0] * (size - len(piece))]], jnp.int32)
 
 
 def _grown(cache: Cache, capacity: int) -> Cache:

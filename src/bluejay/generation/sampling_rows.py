@@ -13,6 +13,7 @@ from jaxtyping import Array
 from numpy.typing import NDArray
 
 from bluejay.core.errors import UsageError
+from bluejay.generation.device_arrays import on_device
 from bluejay.generation.random import seed_words
 from bluejay.generation.sampling_params import SamplingParams
 
@@ -76,15 +77,15 @@ def sampling_row(
     bias = np.zeros((1, allowed.size), dtype=np.float32)
     bias[0, list(params.logit_bias)] = list(params.logit_bias.values())
     numbers = {
-        name: jnp.array([getattr(params, name)], dtype=jnp.float32)
+        name: on_device([getattr(params, name)], np.float32)
         for name in (PENALTIES | FILTERS) - {"top_k"}
     }
     return SamplingRows(
-        allowed=jnp.array(allowed[None]),
-        top_k=jnp.array([params.top_k], dtype=jnp.int32),
-        logit_bias=jnp.array(bias) if "logit_bias" in transforms else None,
-        seeds=jnp.array(seed_words(params.seed)[None]),
-        samples=jnp.array([sample_index], dtype=jnp.int32),
+        allowed=on_device(allowed[None], np.bool_),
+        top_k=on_device([params.top_k], np.int32),
+        logit_bias=on_device(bias, np.float32) if "logit_bias" in transforms else None,
+        seeds=on_device(seed_words(params.seed)[None], np.uint32),
+        samples=on_device([sample_index], np.int32),
         **numbers,
     )
 
@@ -94,7 +95,7 @@ def first_state(transforms: frozenset[str], *, vocabulary_size: int) -> Sampling
     is_counted = bool(transforms & PENALTIES)
     shape = (1, vocabulary_size)
     return SamplingState(
-        positions=jnp.zeros(1, dtype=jnp.int32),
+        positions=on_device([0], np.int32),
         in_prompt=jnp.zeros(shape, dtype=jnp.bool) if is_counted else None,
         counts=jnp.zeros(shape, dtype=jnp.int32) if is_counted else None,
     )

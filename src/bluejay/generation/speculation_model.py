@@ -14,10 +14,12 @@ from typing import Final, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int32
 
 from bluejay.generation.decode_loop import DecodeLoop
 from bluejay.generation.decode_state import MOST_STEPS, LoopForm
+from bluejay.generation.device_arrays import on_device
 from bluejay.generation.runner import Prefix, Runner, num_compiled
 from bluejay.generation.sampling import choose_rows
 from bluejay.generation.sampling_rows import SamplingRows, SamplingState
@@ -85,14 +87,14 @@ class ModelDrafter:
         fed = self._ids[prefix.length :]
         padded = [*fed, *[0] * (_MOST_FED - len(fed))]
         feed = Feed(
-            ids=jnp.asarray(padded, jnp.int32),
-            num_fed=jnp.asarray(len(fed), jnp.int32),
-            start=jnp.asarray(prefix.length, jnp.int32),
-            wanted=jnp.asarray(count, jnp.int32),
+            ids=on_device(padded, np.int32),
+            num_fed=on_device(len(fed), np.int32),
+            start=on_device(prefix.length, np.int32),
+            wanted=on_device(count, np.int32),
         )
         rows, state = self._loop.sampling
         drafted, cache = draft_ids(
-            self._runner.params, feed, rows, state, cache=prefix.cache, form=self._form
+            self._runner.operands, feed, rows, state, cache=prefix.cache, form=self._form
         )
         found: list[int] = jax.device_get(drafted)[:count].tolist()
         # The last one was chosen and not run.

@@ -4,7 +4,8 @@ Axes: B batch  T new position  D embed  P rotary pairs  K key/value heads  S cap
       R rows  I inputs  N outputs  Q groups of 16 outputs  L blocks of 32 inputs
 """
 
-from collections.abc import Iterator, Sequence
+import functools
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.tree_util import register_dataclass
 from jaxtyping import Array, Float, Int
 
 from bluejay.kernels.library import cpu_library
@@ -59,7 +61,7 @@ class StoredWeight(NamedTuple):
 
     def leaves(self) -> tuple[Array, Array, Array]:
         """The three arrays; what is absent has no elements."""
-        nothing = jnp.zeros((0,), jnp.float16)
+        nothing = absent()
         scales = nothing if self.scales is None else self.scales
         return self.data, scales, nothing if self.offsets is None else self.offsets
 
@@ -99,6 +101,18 @@ class BlockArrays(NamedTuple):
     norms: Sequence[Array | None]  # scale and bias of the attention's norm, then of the other
     linears: Sequence[Linear | None]  # query, key, value, out, up, gate, down
 
+    def arrays(self) -> list[Array]:
+        """All of them as the kernels take them, one without elements where there is none."""
+        nothing = absent()
+        found = [nothing if array is None else array for array in self.norms]
+        for linear in self.linears:
+            if linear is None:
+                found += [nothing] * 4
+            else:
+                bias = nothing if linear.bias is None else linear.bias.reshape(-1)
+                found += [*linear.weight.leaves(), bias]
+        return found
+
 
 @dataclass(frozen=True, kw_only=True)
 class BlockForm:
@@ -111,6 +125,18 @@ class BlockForm:
     pairs_are_halves: bool
     activation: int  # as the enumeration of native/decoder_layer.h
     eps: float
+
+    def attributes(self) -> dict[str, object]:
+        """As the operations take them."""
+        return {
+            "heads": np.int64(self.heads),
+            "kv_heads": np.int64(self.kv_heads),
+            "wide": np.int64(self.wide),
+            "is_sequential": self.is_sequential,
+            "pairs_are_halves": self.pairs_are_halves,
+            "activation": np.int64(self.activation),
+            "eps": np.float32(self.eps),
+        }
 
 
 def decoder_block(
@@ -126,32 +152,61 @@ def decoder_block(
 
     The cache is worked on in place where XLA can spare it. A position outside of it is an error.
     """
-    nothing = jnp.zeros((0,), jnp.float32)
-    cached = [nothing if array is None else array for array in cache]
-    arrays = [nothing if array is None else array for array in params.norms]
-    for linear in params.linears:
-        if linear is None:
-            arrays += [nothing] * 4
-        else:
-            bias = nothing if linear.bias is None else linear.bias.reshape(-1)
-            arrays += [*linear.weight.leaves(), bias]
-    shapes = [jax.ShapeDtypeStruct(array.shape, array.dtype) for array in (x, *cached)]
-    in_place = {4 + i: 1 + i for i, array in enumerate(cache) if array is not None}
-    call = jax.ffi.ffi_call("bluejay_decoder_block", shapes, input_output_aliases=in_place)
-    moved, key, value, key_scales, value_scales = call(
+    call, cached = _block_call("bluejay_decoder_block", x, cache)
+    moved, *after = call(
         x,
         starts,
         *turn,
         *cached,
-        *arrays,
-        heads=np.int64(form.heads),
-        kv_heads=np.int64(form.kv_heads),
-        wide=np.int64(form.wide),
-        is_sequential=form.is_sequential,
-        pairs_are_halves=form.pairs_are_halves,
-        activation=np.int64(form.activation),
-        eps=np.float32(form.eps),
+        *params.arrays(),
+        **form.attributes(),
     )
+    return moved, _like(cache, after)
+
+
+@register_dataclass
+@dataclass(frozen=True, kw_only=True)
+class ResidentBlocks:
+    """Blocks whose parameters the native library knows by number (see `resident_blocks`)."""
+
+    numbers: Int[Array, "L"]
+
+
+def resident_block(
+    x: Float[Array, "B T D"],
+    starts: Int[Array, "B"],
+    turn: tuple[Float[Array, "B T P"], Float[Array, "B T P"]],
+    cache: CacheArrays,
+    blocks: ResidentBlocks,
+    *,
+    layer: int,
+) -> tuple[Float[Array, "B T D"], CacheArrays]:
+    """As `decoder_block`, of the block whose number stands at `layer`."""
+    call, cached = _block_call("bluejay_resident_block", x, cache)
+    moved, *after = call(x, starts, *turn, *cached, blocks.numbers, layer=np.int64(layer))
+    return moved, _like(cache, after)
+
+
+def _block_call(
+    name: str, x: Float[Array, "B T D"], cache: CacheArrays
+) -> tuple[Callable[..., Sequence[Array]], list[Array]]:
+    """The operation, which works in place on the cache, and the arrays of the cache."""
+    nothing = absent()
+    cached = [nothing if array is None else array for array in cache]
+    shapes = [jax.ShapeDtypeStruct(array.shape, array.dtype) for array in (x, *cached)]
+    in_place = {4 + i: 1 + i for i, array in enumerate(cache) if array is not None}
+    return jax.ffi.ffi_call(name, shapes, input_output_aliases=in_place), cached
+
+
+def _like(cache: CacheArrays, arrays: Sequence[Array]) -> CacheArrays:
+    key, value, key_scales, value_scales = arrays
     if cache.key_scales is None:
-        return moved, CacheArrays(key, value)
-    return moved, CacheArrays(key, value, key_scales, value_scales)
+        return CacheArrays(key, value)
+    return CacheArrays(key, value, key_scales, value_scales)
+
+
+@functools.cache
+def absent() -> Array:
+    """What stands for an array that is not there: one without elements."""
+    with jax.ensure_compile_time_eval():  # kept, so never a tracer
+        return jnp.zeros((0,), jnp.float32)

@@ -26,6 +26,8 @@ _TARGETS = (
     "bluejay_block_middle_backward",
     "bluejay_multiply_weights",
     "bluejay_decoder_block",
+    "bluejay_keep_block",
+    "bluejay_resident_block",
     "bluejay_choose",
 )
 
@@ -62,6 +64,10 @@ class Library:
     def set_num_threads(self, count: int) -> None:
         """Waits for the operation that runs."""
         self._functions.bluejay_set_num_threads(count)
+
+    def forget_block(self, number: int) -> None:
+        """Waits for the calls that read the block; later ones are refused."""
+        self._functions.bluejay_forget_block(ctypes.c_int32(number))
 
     @property
     def decoding_seconds(self) -> float:

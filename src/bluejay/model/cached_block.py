@@ -3,10 +3,12 @@
 Axes: B batch  T new position  D embed
 """
 
+from dataclasses import replace
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int
 
 from bluejay.kernels.decoding import (
@@ -16,28 +18,29 @@ from bluejay.kernels.decoding import (
     BlockForm,
     CacheArrays,
     Linear,
+    ResidentBlocks,
     StoredWeight,
     decoder_block,
     decodes_natively,
+    resident_block,
 )
+from bluejay.kernels.resident_blocks import keep_blocks
 from bluejay.model.cache import LayerCache
 from bluejay.model.config import DecoderConfig
-from bluejay.model.params import BlockParams, NormParams
+from bluejay.model.params import BlockParams, DecoderParams, NormParams
 from bluejay.nn.quantized import QuantizedWeight
 from bluejay.nn.rotary import Rotation
 
 _ACTIVATIONS = ("gelu_tanh", "gelu_erf", "silu_gated")
 
 
-def decodes_block_natively(
-    params: BlockParams, x: Float[Array, "B T D"], cache: LayerCache
-) -> bool:
-    """Whether this block has a native kernel here and now: float32 rows, weights and cache of
+def decodes_block_natively(params: BlockParams, dtype: np.dtype[Any], cache: LayerCache) -> bool:
+    """Whether this block has a native kernel here and now: rows of float32, weights and cache of
     types that it knows."""
     leaves = jax.tree.leaves(params, is_leaf=lambda leaf: isinstance(leaf, QuantizedWeight))
     return (
         decodes_natively()
-        and x.dtype == jnp.float32
+        and dtype == jnp.float32
         and cache.key.dtype.name in CACHE_DTYPES
         and all(
             isinstance(leaf, QuantizedWeight) or leaf.dtype.name in DENSE_DTYPES for leaf in leaves
@@ -55,38 +58,86 @@ def cached_block(
     config: DecoderConfig,
 ) -> tuple[Float[Array, "B T D"], LayerCache]:
     """As `bluejay.model.decoder.block`, with starts in place of positions."""
-    attention, feed_forward, variant = params.attention, params.feed_forward, config.variant
-    if turn is None:
-        nothing = jnp.zeros((*x.shape[:2], 0), jnp.float32)
-        turn = Rotation(nothing, nothing)
     moved, arrays = decoder_block(
         x,
         starts,
-        (turn.cos, turn.sin),
-        CacheArrays(cache.key, cache.value, cache.key_scales, cache.value_scales),
-        BlockArrays(
-            [*_norm(params.attention_norm), *_norm(params.feed_forward_norm)],
-            [
-                _linear(attention.query, attention.query_bias),
-                _linear(attention.key, attention.key_bias),
-                _linear(attention.value, attention.value_bias),
-                _linear(attention.out, attention.out_bias),
-                _linear(feed_forward.up, feed_forward.up_bias),
-                _linear(feed_forward.gate, None),
-                _linear(feed_forward.down, feed_forward.down_bias),
-            ],
-        ),
-        form=BlockForm(
-            heads=config.num_heads,
-            kv_heads=config.num_kv_heads,
-            wide=config.feed_forward_dim,
-            is_sequential=variant.arrangement == "sequential",
-            pairs_are_halves=config.position.kind == "rotary_half",
-            activation=_ACTIVATIONS.index(variant.activation),
-            eps=config.norm_eps,
-        ),
+        _turn(turn, x),
+        _cache_arrays(cache),
+        _block_arrays(params),
+        form=_block_form(config),
     )
     return moved, LayerCache(**arrays._asdict())
+
+
+def resident_cached_block(
+    blocks: ResidentBlocks,
+    layer: int,
+    x: Float[Array, "B T D"],
+    starts: Int[Array, "B"],
+    turn: Rotation | None,
+    cache: LayerCache,
+) -> tuple[Float[Array, "B T D"], LayerCache]:
+    """As `cached_block`, of a layer whose parameters are kept."""
+    moved, arrays = resident_block(
+        x, starts, _turn(turn, x), _cache_arrays(cache), blocks, layer=layer
+    )
+    return moved, LayerCache(**arrays._asdict())
+
+
+def keep_params(owner: object, params: DecoderParams, *, config: DecoderConfig) -> DecoderParams:
+    """The same parameters for decoding, with numbers in place of blocks, valid while `owner` lives.
+
+    For arrays of one CPU device, and blocks that `decodes_block_natively` holds for.
+    """
+    assert isinstance(params.blocks, tuple), "decoding runs over unstacked blocks"
+    kept = keep_blocks(
+        owner,
+        [_block_arrays(block) for block in params.blocks],
+        form=_block_form(config),
+        embed=config.embed_dim,
+        width=config.head_dim,
+    )
+    return replace(params, blocks=kept)
+
+
+def _turn(turn: Rotation | None, x: Float[Array, "B T D"]) -> tuple[Array, Array]:
+    if turn is None:
+        nothing = jnp.zeros((*x.shape[:2], 0), jnp.float32)
+        return nothing, nothing
+    return turn.cos, turn.sin
+
+
+def _cache_arrays(cache: LayerCache) -> CacheArrays:
+    return CacheArrays(cache.key, cache.value, cache.key_scales, cache.value_scales)
+
+
+def _block_arrays(params: BlockParams) -> BlockArrays:
+    attention, feed_forward = params.attention, params.feed_forward
+    return BlockArrays(
+        [*_norm(params.attention_norm), *_norm(params.feed_forward_norm)],
+        [
+            _linear(attention.query, attention.query_bias),
+            _linear(attention.key, attention.key_bias),
+            _linear(attention.value, attention.value_bias),
+            _linear(attention.out, attention.out_bias),
+            _linear(feed_forward.up, feed_forward.up_bias),
+            _linear(feed_forward.gate, None),
+            _linear(feed_forward.down, feed_forward.down_bias),
+        ],
+    )
+
+
+def _block_form(config: DecoderConfig) -> BlockForm:
+    variant = config.variant
+    return BlockForm(
+        heads=config.num_heads,
+        kv_heads=config.num_kv_heads,
+        wide=config.feed_forward_dim,
+        is_sequential=variant.arrangement == "sequential",
+        pairs_are_halves=config.position.kind == "rotary_half",
+        activation=_ACTIVATIONS.index(variant.activation),
+        eps=config.norm_eps,
+    )
 
 
 def stored_weight(weight: Any) -> StoredWeight:

@@ -14,9 +14,13 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from bluejay.kernels.decoding import decodes_natively
+from bluejay.kernels.decoding import ResidentBlocks, decodes_natively
 from bluejay.model.cache import Cache, LayerCache, append, widened
-from bluejay.model.cached_block import cached_block, decodes_block_natively
+from bluejay.model.cached_block import (
+    cached_block,
+    decodes_block_natively,
+    resident_cached_block,
+)
 from bluejay.model.config import DecoderConfig
 from bluejay.model.parallel_block import parallel_block, trains_natively
 from bluejay.model.params import (
@@ -60,6 +64,7 @@ def residual(
     positions = jnp.broadcast_to(jnp.arange(length, dtype=jnp.int32)[None, :], (batch, length))
     place = _place(positions, config)
     x = embed(params, ids, positions)
+    assert not isinstance(params.blocks, ResidentBlocks), "kept blocks decode only"
     if trains_natively(config, params.blocks):
         return _native_blocks(params, x, place, config)
     if isinstance(params.blocks, BlockParams):
@@ -79,6 +84,7 @@ def _native_blocks(
 ) -> Float[Array, "B T D"]:
     """The blocks one by one: a scan would copy what each of them keeps for the way back."""
     assert place.turn is not None
+    assert not isinstance(params.blocks, ResidentBlocks), "kept blocks decode only"
     blocks = unstacked(params.blocks) if isinstance(params.blocks, BlockParams) else params.blocks
     for layer in blocks:
         x = parallel_block(layer, x, place.turn, config=config)
@@ -108,13 +114,20 @@ def extend(
     and the cache with the new keys and values. A cache may hold garbage beyond a row's length:
     no position sees it, and the next tokens overwrite it.
     """
-    assert isinstance(params.blocks, tuple), "decoding runs over unstacked blocks"
     positions = starts[:, None] + jnp.arange(ids.shape[1], dtype=starts.dtype)[None, :]
     place = _place(positions, config)
     x = embed(params, ids, positions)
     layers: list[LayerCache] = []
+    if isinstance(params.blocks, ResidentBlocks):
+        for number, layer_cache in enumerate(cache.layers):
+            x, new_cache = resident_cached_block(
+                params.blocks, number, x, starts, place.turn, layer_cache
+            )
+            layers.append(new_cache)
+        return x, Cache(layers=tuple(layers))
+    assert isinstance(params.blocks, tuple), "decoding runs over unstacked blocks"
     for layer, layer_cache in zip(params.blocks, cache.layers, strict=True):
-        if decodes_block_natively(layer, x, layer_cache):
+        if decodes_block_natively(layer, x.dtype, layer_cache):
             x, new_cache = cached_block(layer, x, starts, place.turn, layer_cache, config=config)
         else:
             x, appended = block(layer, x, place, layer_cache, config=config)

@@ -17,6 +17,8 @@ import jax
 import jax.numpy as jnp
 from jax.tree_util import register_dataclass
 
+from bluejay.kernels.decoding import ResidentBlocks
+
 Leaf = Any
 
 
@@ -71,10 +73,11 @@ class BlockParams:
 @dataclass(frozen=True, kw_only=True)
 class DecoderParams:
     """The whole decoder. `blocks` is one BlockParams per layer, or one whose leaves are stacked
-    on a leading layer axis (training scans over it)."""
+    on a leading layer axis (training scans over it), or numbers of blocks that the kernels keep
+    (decoding)."""
 
     embedding: Leaf  # V D
-    blocks: tuple[BlockParams, ...] | BlockParams
+    blocks: tuple[BlockParams, ...] | BlockParams | ResidentBlocks
     final_norm: NormParams
     positions: Leaf = None  # C D
     head: Leaf = None  # V D
@@ -125,6 +128,7 @@ def stack_blocks(params: DecoderParams) -> DecoderParams:
     """Blocks with leaves [layers, ...] in place of a tuple of blocks: what training scans over."""
     if isinstance(params.blocks, BlockParams):
         return params
+    assert isinstance(params.blocks, tuple), "numbers of blocks have no leaves to stack"
     stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *params.blocks)
     return replace(params, blocks=stacked)
 

@@ -85,7 +85,7 @@ class LanguageModel:
     @cached_property
     def tokenizer(self) -> Tokenizer:
         """The model's tokenizer. Raises CheckpointError if no tokenizer files lie with it."""
-        found = self.files.tokenizer()
+        found = self._stored_tokenizer
         if found is None:
             raise CheckpointError(
                 f"{self.files.path} has no tokenizer files, which this needs: put tokenizer.json "
@@ -97,8 +97,12 @@ class LanguageModel:
     def allowed(self) -> NDArray[np.bool_]:
         """[V] bool: the ids that may be sampled. All of them for a model without a tokenizer."""
         rows = self.config.vocab_size
-        found = self.files.tokenizer()
+        found = self._stored_tokenizer
         return np.ones(rows, np.bool_) if found is None else found.sampleable_mask(rows)
+
+    @cached_property
+    def _stored_tokenizer(self) -> Tokenizer | None:
+        return self.files.tokenizer()
 
     def generate(self, prompt: str, **options: Unpack[GenerationOptions]) -> str:
         """The continuation of `prompt`, without it. Options and defaults: GenerationOptions.

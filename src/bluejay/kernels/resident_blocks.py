@@ -1,0 +1,45 @@
+"""Parameters that stay where they are from call to call, so that programs need not take them.
+
+A program of some hundred arguments has JAX look at each of them at every call: 1 to 2 ms beside a
+step of 4 (docs/lab-book.md). Blocks that are kept here are one argument, an array of numbers.
+"""
+
+import weakref
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+
+from bluejay.kernels.decoding import BlockArrays, BlockForm, ResidentBlocks
+from bluejay.kernels.library import library
+
+
+def keep_blocks(
+    owner: object, blocks: Sequence[BlockArrays], *, form: BlockForm, embed: int, width: int
+) -> ResidentBlocks:
+    """Numbers of blocks of embedding width `embed` and head width `width`, valid while `owner`
+    lives. Their arrays are held as long, and must not be donated.
+    """
+    arrays = [block.arrays() for block in blocks]
+    numbers = [_keep(block, form=form, embed=embed, width=width) for block in arrays]
+    found = [int(number[0]) for number in jax.device_get(numbers)]
+    # The arrays are let go behind the numbers: nothing reads them any more by then.
+    weakref.finalize(owner, _forget, found, arrays)
+    return ResidentBlocks(numbers=jnp.asarray(found, jnp.int32))
+
+
+def _keep(arrays: Sequence[Array], *, form: BlockForm, embed: int, width: int) -> Array:
+    # Not inside of a jitted function: the library keeps the addresses of these very arrays.
+    call = jax.ffi.ffi_call("bluejay_keep_block", jax.ShapeDtypeStruct((1,), jnp.int32))
+    number: Array = call(*arrays, embed=np.int64(embed), width=np.int64(width), **form.attributes())
+    return number
+
+
+def _forget(numbers: Sequence[int], arrays: Sequence[Sequence[Array]]) -> None:
+    del arrays
+    found = library()
+    assert found is not None, "it has given these numbers"
+    for number in numbers:
+        found.forget_block(number)
