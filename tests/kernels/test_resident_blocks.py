@@ -27,10 +27,6 @@ REFUSED = (ValueError, jax.errors.JaxRuntimeError)
 IDS = jnp.asarray([[5, 1, 40], [2, 7, 66]], jnp.int32)
 
 
-class Owner:
-    """Something that can be collected."""
-
-
 def extend_natively(*arguments: Any, config: DecoderConfig) -> Any:
     with native_decoding():
         return extend(*arguments, config=config)
@@ -53,8 +49,7 @@ def test_kept_blocks_have_the_bits_of_arguments(
     native: Library, family: str, bits: int, cache_dtype: str
 ) -> None:
     config, params = FAMILIES[family], params_of(family, bits)
-    owner = Owner()
-    kept = keep_params(owner, params, config=config)
+    kept = keep_params(params, config=config)
     assert len(jax.tree.leaves(kept.blocks)) == 1
     found = run(kept, config=config, cache_dtype=cache_dtype)
     expected = run(params, config=config, cache_dtype=cache_dtype)
@@ -62,14 +57,27 @@ def test_kept_blocks_have_the_bits_of_arguments(
         np.testing.assert_array_equal(one, other)
 
 
-def test_blocks_whose_owner_is_gone_are_refused(native: Library) -> None:
-    owner = Owner()
-    kept = keep_params(owner, drawn_params(CONFIG, seed=4), config=CONFIG)
-    run(kept)
-    del owner
+def test_blocks_whose_numbers_are_gone_are_refused(native: Library) -> None:
+    kept = keep_params(drawn_params(CONFIG, seed=4), config=CONFIG)
+    assert isinstance(kept.blocks, ResidentBlocks)
+    noted = ResidentBlocks(numbers=jnp.array(np.array(kept.blocks.numbers)))
+    run(replace(kept, blocks=noted))
+    del kept
     gc.collect()
     with pytest.raises(REFUSED, match="parameters are gone"):
-        run(kept)
+        run(replace(params_of("gptj"), blocks=noted))
+
+
+def test_what_waits_to_run_keeps_its_blocks(native: Library) -> None:
+    """JAX computes later: the runner may be gone by then, and so may its parameters."""
+    expected = np.asarray(Runner(params_of("gptj"), config=CONFIG).start([1, 2, 3]).logits)
+    # Nobody else holds these parameters.
+    waiting = [
+        Runner(drawn_params(CONFIG), config=CONFIG).start([1, 2, 3]).logits for _ in range(20)
+    ]
+    gc.collect()
+    for found in waiting:
+        np.testing.assert_array_equal(found, expected)
 
 
 @pytest.mark.parametrize("numbers", [[], [2**31 - 1] * 3, [-1] * 3, [0] * 3])
@@ -81,8 +89,8 @@ def test_numbers_that_were_never_given_are_refused(native: Library, numbers: lis
 
 
 def test_blocks_of_another_width_are_refused(native: Library) -> None:
-    owner, wider = Owner(), gptj_config(2, 128, 4, rotary_dim=16, vocab_size=97)
-    kept = keep_params(owner, drawn_params(wider), config=wider)
+    wider = gptj_config(2, 128, 4, rotary_dim=16, vocab_size=97)
+    kept = keep_params(drawn_params(wider), config=wider)
     mixed = replace(params_of("gptj"), blocks=kept.blocks)
     with pytest.raises(REFUSED, match="do not fit together"):
         run(mixed)

@@ -104,9 +104,7 @@ class Runner:
         if self._operands is None:
             self._operands = self._params
             if self._decodes_natively():
-                # As long as the runner lives, or until it gets other parameters.
-                self._keeper = _Keeper()
-                self._operands = keep_params(self._keeper, self._params, config=self.config)
+                self._operands = keep_params(self._params, config=self.config)
         return self._operands
 
     def with_rows(self, rows: int) -> "Runner":
@@ -357,10 +355,6 @@ def num_compiled(program: Callable[..., object]) -> int:
     """How many programs a jitted function has compiled."""
     count: int = program._cache_size()  # type: ignore[attr-defined]  # JAX has no public name
     return count
-
-
-class _Keeper:
-    """While it lives, the kernels keep blocks."""
 
 
 def _has_kernel(weight: Array | QuantizedWeight) -> bool:

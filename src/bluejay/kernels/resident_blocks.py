@@ -12,22 +12,32 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
+from bluejay.core.large_pages import ALIGNMENT
 from bluejay.kernels.decoding import BlockArrays, BlockForm, ResidentBlocks
 from bluejay.kernels.library import library
 
 
 def keep_blocks(
-    owner: object, blocks: Sequence[BlockArrays], *, form: BlockForm, embed: int, width: int
+    blocks: Sequence[BlockArrays], *, form: BlockForm, embed: int, width: int
 ) -> ResidentBlocks:
-    """Numbers of blocks of embedding width `embed` and head width `width`, valid while `owner`
-    lives. Their arrays are held as long, and must not be donated.
+    """Numbers of blocks of embedding width `embed` and head width `width`.
+
+    The blocks' arrays are held as long as the array of numbers, which every program that runs or
+    waits to run holds too. They must not be donated.
     """
     arrays = [block.arrays() for block in blocks]
-    numbers = [_keep(block, form=form, embed=embed, width=width) for block in arrays]
-    found = [int(number[0]) for number in jax.device_get(numbers)]
-    # The arrays are let go behind the numbers: nothing reads them any more by then.
-    weakref.finalize(owner, _forget, found, arrays)
-    return ResidentBlocks(numbers=jnp.asarray(found, jnp.int32))
+    given = [_keep(block, form=form, embed=embed, width=width) for block in arrays]
+    numbers = [int(number[0]) for number in jax.device_get(given)]
+    memory = np.zeros(4 * len(numbers) + ALIGNMENT, np.uint8)
+    begin = -memory.ctypes.data % ALIGNMENT
+    view = memory[begin : begin + 4 * len(numbers)].view(np.int32)
+    view[:] = numbers
+    # JAX takes memory at such an address as it is, and lets go of it when nothing will read it any
+    # more. The arrays are let go behind the numbers.
+    weakref.finalize(memory, _forget, numbers, arrays)
+    placed = jax.device_put(view, may_alias=True)
+    assert placed.unsafe_buffer_pointer() == view.ctypes.data, "a copy would outlive the blocks"
+    return ResidentBlocks(numbers=placed)
 
 
 def _keep(arrays: Sequence[Array], *, form: BlockForm, embed: int, width: int) -> Array:

@@ -84,14 +84,13 @@ def resident_cached_block(
     return moved, LayerCache(**arrays._asdict())
 
 
-def keep_params(owner: object, params: DecoderParams, *, config: DecoderConfig) -> DecoderParams:
-    """The same parameters for decoding, with numbers in place of blocks, valid while `owner` lives.
+def keep_params(params: DecoderParams, *, config: DecoderConfig) -> DecoderParams:
+    """The same parameters for decoding, with numbers in place of blocks.
 
     For arrays of one CPU device, and blocks that `decodes_block_natively` holds for.
     """
     assert isinstance(params.blocks, tuple), "decoding runs over unstacked blocks"
     kept = keep_blocks(
-        owner,
         [_block_arrays(block) for block in params.blocks],
         form=_block_form(config),
         embed=config.embed_dim,
