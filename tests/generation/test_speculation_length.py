@@ -11,6 +11,7 @@ from bluejay.generation.speculation_length import (
     PassTimes,
     choose_size,
     expected_ids,
+    missed_saving,
 )
 
 
@@ -99,6 +100,27 @@ def test_a_program_is_loaded_only_for_more_than_it_costs() -> None:
         assert times.loading_seconds == LOADING_SECONDS
         assert chosen(times, 0.95, remaining=remaining) == size
     assert chosen(measured(0.005, {}, loaded=False), 0.95, remaining=64, counts_loading=False) > 1
+
+
+def test_what_was_missed_in_earlier_texts_loads_a_program_in_the_end() -> None:
+    """Texts of 64 tokens at 5 ms, of which a program saves 3.5 ms each: the third pays for it."""
+    times = measured(0.005, {}, loaded=False)
+    outlook = Outlook(probability=0.95, drafted=15, room=1000, remaining=64)
+    saving = missed_saving(outlook, times)
+    assert 0.003 < saving < 0.005
+    texts = 0
+    while choose_size(outlook, times, counts_loading=True) == 1:
+        times.missed_seconds += 64 * saving
+        texts += 1
+    assert texts == int(LOADING_SECONDS / (64 * saving))
+    times.observe_loading(16)
+    assert times.missed_seconds == 0
+    assert missed_saving(outlook, times) == 0, "no other size is better"
+
+
+def test_nothing_is_missed_where_passes_cost_as_much_as_their_steps() -> None:
+    times = measured(1.0, {size: float(size) for size in SIZES}, loaded=False)
+    assert missed_saving(Outlook(probability=0.99, drafted=15, room=99, remaining=99), times) == 0
 
 
 def test_a_loaded_program_is_used_unless_a_better_one_saves_its_loading() -> None:

@@ -21,6 +21,7 @@ from bluejay.generation.speculation_length import (
     Outlook,
     PassTimes,
     choose_size,
+    missed_saving,
 )
 from bluejay.generation.speculation_lookup import SuffixIndex
 
@@ -216,18 +217,21 @@ class SpeculativeLoop:
         kind = self._drafter.kind()
         if kind < 0 or self._loop.remaining < 2:
             return 1
-        outlook = Outlook(
+        outlook = self._outlook(kind)
+        size = choose_size(outlook, self._times, counts_loading=self._counts_loading)
+        if size > 1 or self._drafter.is_free or self._times.step is None:
+            return size
+        fits = self._until_probe <= 0 and self._loop.room >= SIZES[0]
+        return SIZES[0] if fits else 1
+
+    def _outlook(self, kind: int) -> Outlook:
+        return Outlook(
             probability=self._acceptance.probability(kind),
             drafted=SIZES[-1] - 1,
             room=self._loop.room,
             remaining=self._loop.remaining,
             coverage=self._acceptance.coverage if self._drafter.is_free else 0.5,
         )
-        size = choose_size(outlook, self._times, counts_loading=self._counts_loading)
-        if size > 1 or self._drafter.is_free or self._times.step is None:
-            return size
-        fits = self._until_probe <= 0 and self._loop.room >= SIZES[0]
-        return SIZES[0] if fits else 1
 
     def _check(self, size: int) -> list[Choice]:
         """Draft, and choose at as many positions as the draft is right, and one more."""
@@ -237,7 +241,7 @@ class SpeculativeLoop:
         seconds = self._clock() - begun
         if self._num_programs() > programs or size not in self._times.loaded:
             # Compiling or reading what an earlier run compiled is not what a pass takes.
-            self._times.loaded.add(size)
+            self._times.observe_loading(size)
         else:
             self._times.observe_pass(size, seconds)
         right = _num_right(draft, choices)
@@ -283,9 +287,12 @@ class SpeculativeLoop:
     def _watch(self, choices: Sequence[Choice]) -> None:
         covered = 0
         for choice in choices:
-            if not self._watched.is_on and self._drafter.kind() >= 0:
-                self._watched.begin(self._drafter.kind(), self._drafter.proposal(SIZES[-1] - 1))
-            covered += self._watched.compare(choice.id)
+            kind = self._drafter.kind()
+            if not self._watched.is_on and kind >= 0:
+                self._watched.begin(kind, self._drafter.proposal(SIZES[-1] - 1))
+            if self._watched.compare(choice.id):
+                covered += 1
+                self._times.missed_seconds += missed_saving(self._outlook(kind), self._times)
             self._drafter.extend([choice.id])
         self._acceptance.observe_ids(len(choices), covered=covered)
         if self._watched.num_right >= 2 and self._size() > 1:

@@ -9,7 +9,7 @@ arXiv:2211.17192, equation 1).
 
 from bisect import bisect_right
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from statistics import median
 from typing import Final
@@ -80,6 +80,8 @@ class PassTimes:
     def __init__(self, *, draft_cost: float = 0.0) -> None:
         self.loading_seconds = LOADING_SECONDS
         self.loaded: set[int] = set()
+        # What programs that are not loaded would have saved since the last one was.
+        self.missed_seconds = 0.0
         self._draft_cost = draft_cost
         self._steps: deque[float] = deque(maxlen=_READINGS)
         self._step_count = 0
@@ -100,8 +102,13 @@ class PassTimes:
         self._step_count = max(self._step_count, count)
         self._steps.append(seconds / count)
 
+    def observe_loading(self, size: int) -> None:
+        """The first pass of a size, which loaded its program: how long it took says nothing."""
+        self.loaded.add(size)
+        self.missed_seconds = 0.0
+
     def observe_pass(self, size: int, seconds: float) -> None:
-        """A pass with its drafting; not its first one, which loads the program."""
+        """A pass with its drafting; not its first one (see `observe_loading`)."""
         self._passes.setdefault(size, deque(maxlen=_READINGS)).append(seconds)
         self._unused[size] = 0
 
@@ -145,26 +152,47 @@ def expected_ids(probability: float, drafted: int) -> float:
 def choose_size(outlook: Outlook, times: PassTimes, *, counts_loading: bool) -> int:
     """The number of positions with the most expected ids per second; 1 is an ordinary step.
 
-    A program that is not loaded must save more than its loading takes, unless loading does not
-    count.
+    A program that is not loaded is chosen when what it may save in this text and what it would have
+    saved in earlier ones come to more than its loading takes: so loading never costs more than
+    twice what knowing the future would. Unless loading does not count.
     """
     if times.step is None:
         return 1
     costs = {size: _cost(size, outlook, times) for size in _fitting(outlook)}
-    best, cost = 1, times.step * MARGIN
-    for size, found in costs.items():
-        if (size in times.loaded or not counts_loading) and found < cost:
-            best, cost = size, found
+    known = set(costs) & times.loaded if counts_loading else set(costs)
+    best, _ = _best(costs, known, times.step)
     if not counts_loading:
         return best
-    standing = times.step if best == 1 else cost
-    savings = {
-        size: outlook.remaining * outlook.coverage * (standing - found)
-        for size, found in costs.items()
-        if size not in times.loaded and found < standing * MARGIN
-    }
-    size = max(savings, key=lambda other: savings[other], default=best)
-    return size if savings.get(size, 0.0) > times.loading_seconds else best
+    size, saving = _best_unloaded(costs, times)
+    expected = outlook.remaining * outlook.coverage * saving
+    pays = saving > 0 and times.missed_seconds + expected > times.loading_seconds
+    return size if pays else best
+
+
+def missed_saving(outlook: Outlook, times: PassTimes) -> float:
+    """Seconds that each rightly drafted id would have saved with the best of the programs that are
+    not loaded."""
+    if times.step is None:
+        return 0.0
+    costs = {size: _cost(size, outlook, times) for size in _fitting(outlook)}
+    return _best_unloaded(costs, times)[1]
+
+
+def _best(costs: Mapping[int, float], sizes: Set[int], standing: float) -> tuple[int, float]:
+    """The cheapest size with its seconds per id; 1 and `standing` where none is much cheaper."""
+    cheapest = min(sizes, key=lambda size: costs[size], default=1)
+    if cheapest == 1 or costs[cheapest] >= standing * MARGIN:
+        return 1, standing
+    return cheapest, costs[cheapest]
+
+
+def _best_unloaded(costs: Mapping[int, float], times: PassTimes) -> tuple[int, float]:
+    """The size that saves most against what is loaded, and the seconds it saves per id; (1, 0.0)
+    where none does."""
+    assert times.step is not None, "passes are judged against ordinary steps"
+    _, standing = _best(costs, set(costs) & times.loaded, times.step)
+    size, cost = _best(costs, set(costs) - times.loaded, standing)
+    return size, standing - cost
 
 
 def _fitting(outlook: Outlook) -> list[int]:
