@@ -2,7 +2,8 @@
 
     python tools/write_model_card.py RUN [RUN ...] --data DATA --table TABLE.md --samples SAMPLES.md
 
-The RUNs trained it one after the other, each from the parameters of the one before, on DATA; TABLE.md is what benchmarks/held_out.py
+The RUNs trained it one after the other, each from the parameters of the one before, on DATA; runs
+before them, whose folders are gone, are told by `--earlier RUNS STEPS TOKENS SECONDS`. TABLE.md is what benchmarks/held_out.py
 printed, SAMPLES.md what tools/model_samples.py printed. The judgement of the samples is kept from
 the card that is there, for a person writes it.
 """
@@ -50,7 +51,7 @@ Source texts are in the public domain in the United States; the editions are by 
 {decay_steps:,} steps; in the last run the operands of products were rounded to {products}. So far {tokens:,} tokens in {steps:,} steps, {time} on two
 cores{sittings}.
 
-![Loss and bits per byte against tokens and time](loss.svg)
+![Loss and bits per byte against tokens and time{shown}](loss.svg)
 
 ## How good it is
 
@@ -96,10 +97,12 @@ def sittings(count: int) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("runs", type=Path, nargs="+", metavar="RUN")
+    parser.add_argument("--earlier", type=int, nargs=4, default=(0, 0, 0, 0))
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--table", type=Path, required=True)
     parser.add_argument("--samples", type=Path, required=True)
     given = parser.parse_args()
+    runs, steps, tokens, seconds = given.earlier
     run = read_run(given.runs[-1])
     curves = [read_metrics(folder).train for folder in given.runs]
     folder = BUNDLED / run.name
@@ -129,10 +132,11 @@ def main() -> None:
         matrix_learning_rate=run.optimizer.matrix_learning_rate,
         products=run.products,
         decay_steps=run.schedule.decay_steps,
-        tokens=sum(int(curve.tokens[-1]) for curve in curves),
-        steps=sum(int(curve.steps[-1]) for curve in curves),
-        time=duration(sum(float(curve.seconds[-1]) for curve in curves)),
-        sittings=sittings(len(curves)),
+        tokens=tokens + sum(int(curve.tokens[-1]) for curve in curves),
+        steps=steps + sum(int(curve.steps[-1]) for curve in curves),
+        time=duration(seconds + sum(float(curve.seconds[-1]) for curve in curves)),
+        sittings=sittings(runs + len(curves)),
+        shown=", of the last run alone" if runs and len(curves) == 1 else "",
         table=given.table.read_text().strip(),
         samples=given.samples.read_text(),
         judgement_intro="What is right and wrong in them:",
