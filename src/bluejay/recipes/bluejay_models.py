@@ -12,8 +12,8 @@ from bluejay.training.schedule import ScheduleConfig
 def bluejay_tiny() -> TrainRun:
     """The model that ships in the package: `bluejay train bluejay-tiny --data DATA`.
 
-    Measured: so many tokens in two runs gave 1.55 bits per byte on the held-out books, two thirds as
-    many again in a third 1.53.
+    Measured: so many tokens in two runs gave 1.55 bits per byte on the held-out books,
+    two thirds as many again in a third 1.53.
     """
     total_steps = 6000
     return TrainRun(
