@@ -33,7 +33,7 @@ help:
 	@echo "make bench  the benchmarks; make docs: every command in the guides, executed"
 
 demo: $(VENV)/runtime-ready
-	@$(BIN)/bluejay generate "Once upon a time" --model bluejay-tiny --max-tokens 40 --seed 1
+	@$(BIN)/bluejay generate "Once upon a time" --model bluejay-tiny --max-tokens 40 --temperature 0.6 --seed 2
 	@$(BIN)/bluejay suggest "How" --model bluejay-tiny
 	@if $(BIN)/bluejay pull $(MODEL); then \
 	  $(BIN)/bluejay generate "Once upon a time" --model $(MODEL) --max-tokens 40 --temperature 0 && \
