@@ -1,6 +1,7 @@
 """Blocks that the kernels keep by number: the same bits, and no way to read what is gone."""
 
 import gc
+import random
 from dataclasses import replace
 from typing import Any
 
@@ -66,6 +67,20 @@ def test_blocks_whose_numbers_are_gone_are_refused(native: Library) -> None:
     gc.collect()
     with pytest.raises(REFUSED, match="parameters are gone"):
         run(replace(params_of("gptj"), blocks=noted))
+
+
+def test_forgetting_draws_no_random_numbers(native: Library) -> None:
+    """It comes from the garbage collector, in the middle of what somebody else draws."""
+    kept = keep_params(params_of("gptj"), config=CONFIG)
+    assert isinstance(kept.blocks, ResidentBlocks)
+    [number, *_] = np.array(kept.blocks.numbers).tolist()
+    before = random.getstate()
+    del kept
+    gc.collect()
+    assert random.getstate() == before
+    blocks = ResidentBlocks(numbers=jnp.asarray([number] * 2, jnp.int32))
+    with pytest.raises(REFUSED, match="parameters are gone"):
+        run(replace(params_of("gptj"), blocks=blocks))
 
 
 def test_what_waits_to_run_keeps_its_blocks(native: Library) -> None:

@@ -6,6 +6,7 @@ step of 4 (docs/lab-book.md). Blocks that are kept here are one argument, an arr
 
 import weakref
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -47,7 +48,9 @@ def _keep(arrays: Sequence[Array], *, form: BlockForm, embed: int, width: int) -
     return number
 
 
-def _forget(numbers: Sequence[int], arrays: Sequence[Sequence[Array]]) -> None:
+def _forget(numbers: Any, arrays: Any) -> None:
+    # Called from the garbage collector, in the middle of anything: hints of sequences would have a
+    # checker of types draw from Python's random numbers there (`beartype` looks at a random item).
     del arrays
     found = library()
     assert found is not None, "it has given these numbers"
