@@ -22,7 +22,7 @@ import time
 from dataclasses import replace
 from datetime import date
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import jax
 import jax.numpy as jnp
@@ -65,7 +65,7 @@ def serve(name: str, products: Precision) -> None:
     params = stack_blocks(initialize(specs, jax.random.key(0)))
     state = initial_state(params, optimizer, seed=0)
 
-    def loss(params, ids, _key):  # type: ignore[no-untyped-def]
+    def loss(params: Any, ids: Any, _key: Any) -> Any:
         with native_products(products):
             return next_token_loss(params, ids, None, config=run.model)
 
@@ -115,7 +115,7 @@ class Side:
         self._process.stdin.flush()
         self.times += self._read()
 
-    def _read(self):  # type: ignore[no-untyped-def]
+    def _read(self) -> Any:
         assert self._process.stdout is not None
         return json.loads(self._process.stdout.readline())
 

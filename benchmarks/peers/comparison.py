@@ -4,7 +4,7 @@ A record is the JSON that decode_peers.py writes. A measure is what one column o
 """
 
 import statistics
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -116,7 +116,12 @@ def _number(value: float) -> str:
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
-def _table(title, rows, columns, write):  # type: ignore[no-untyped-def]
+def _table(
+    title: str,
+    rows: Mapping[str, Mapping[Any, float]],
+    columns: Sequence[Any],
+    write: Callable[[float], str],
+) -> Iterator[str]:
     yield f"| {title} | " + " | ".join(measure.label for measure in columns) + " |"
     yield "|---|" + "---:|" * len(columns)
     for name, values in rows.items():

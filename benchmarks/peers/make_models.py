@@ -107,7 +107,7 @@ def stored(name: str, kind: str, size: tuple[int, ...], shape: Shape) -> NDArray
     if name.endswith("out_proj.bias"):
         return np.zeros(size, np.float32)
     if kind in LAST_CODES and shape.width >= DRAWN_FROM_WIDTH:
-        return drawn_blocks(kind, *size, seed=len(name) + size[0])  # type: ignore[misc]
+        return drawn_blocks(kind, *size, seed=len(name) + size[0])
     weight = values(name, size)
     if "q_proj" in name or "k_proj" in name:
         weight = halves(weight, shape)

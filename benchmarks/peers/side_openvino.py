@@ -8,6 +8,7 @@ cache is the runtime's choice, which is reported (`precision`).
 import time
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 from side import FIRST_PROMPT, Answers, output_to_stderr, random_ids, request, seconds, skip
 
@@ -59,7 +60,7 @@ class Side:
             last = self.extend([[number] for number in last])
 
 
-def keep_last_position(model) -> None:  # type: ignore[no-untyped-def]
+def keep_last_position(model: Any) -> None:
     """Cut the hidden state in front of the head's product down to its last position."""
     import numpy as np
     from openvino import opset13 as ops

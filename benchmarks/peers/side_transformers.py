@@ -2,6 +2,7 @@
 
 import time
 from importlib.metadata import version
+from typing import Any
 
 from side import FIRST_PROMPT, Answers, output_to_stderr, random_ids, request, seconds, skip
 
@@ -24,16 +25,16 @@ class Side:
         self._vocabulary = self._model.config.vocab_size
         self._cache = None
 
-    def prefill(self, rows: int, length: int):  # type: ignore[no-untyped-def]
+    def prefill(self, rows: int, length: int) -> Any:
         """The likeliest next ids, [rows, 1]."""
         self._cache = None
         return self._extend(self._torch.tensor(random_ids(rows, length, self._vocabulary)))
 
-    def decode(self, last, tokens: int) -> None:  # type: ignore[no-untyped-def]
+    def decode(self, last: Any, tokens: int) -> None:
         for _ in range(tokens):
             last = self._extend(last)
 
-    def _extend(self, ids):  # type: ignore[no-untyped-def]
+    def _extend(self, ids: Any) -> Any:
         found = self._model(
             input_ids=ids, past_key_values=self._cache, use_cache=True, logits_to_keep=1
         )
