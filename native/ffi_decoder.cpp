@@ -241,7 +241,7 @@ bluejay::ResidentBlocks& resident_blocks() {
 
 // The caller keeps the arrays where they are until it forgets the block.
 ffi::Error keep_block(ffi::RemainingArgs rest, ffi::ResultBuffer<ffi::S32> number, int64_t embed,
-                      int64_t heads, int64_t kv_heads, int64_t width, int64_t wide,
+                      int64_t width, int64_t heads, int64_t kv_heads, int64_t wide,
                       bool is_sequential, bool pairs_are_halves, int64_t activation, float eps) {
   const auto layer = block_of({embed, heads, kv_heads, width, wide, is_sequential,
                                pairs_are_halves, activation, eps},
@@ -267,6 +267,42 @@ ffi::Error decode_resident_block(Matrix x, Starts starts, Matrix cos, Matrix sin
       });
 }
 
+// What the handlers of blocks take and give alike: rows, starts, turns and cache; rows and cache; form.
+template <typename Binding>
+auto with_call(Binding&& bind) {
+  return std::move(bind)
+      .template Arg<Matrix>()
+      .template Arg<Starts>()
+      .template Arg<Matrix>()
+      .template Arg<Matrix>()
+      .template Arg<Array>()
+      .template Arg<Array>()
+      .template Arg<Array>()
+      .template Arg<Array>();
+}
+
+template <typename Binding>
+auto with_results(Binding&& bind) {
+  return std::move(bind)
+      .template Ret<Matrix>()
+      .template Ret<Array>()
+      .template Ret<Array>()
+      .template Ret<Array>()
+      .template Ret<Array>();
+}
+
+template <typename Binding>
+auto with_form(Binding&& bind) {
+  return std::move(bind)
+      .template Attr<int64_t>("heads")
+      .template Attr<int64_t>("kv_heads")
+      .template Attr<int64_t>("wide")
+      .template Attr<bool>("is_sequential")
+      .template Attr<bool>("pairs_are_halves")
+      .template Attr<int64_t>("activation")
+      .template Attr<float>("eps");
+}
+
 }  // namespace
 
 #pragma GCC visibility push(default)
@@ -280,59 +316,17 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(bluejay_multiply_weights, multiply,
                                   .Ret<Matrix>());
 
 XLA_FFI_DEFINE_HANDLER_SYMBOL(bluejay_decoder_block, decode_block,
-                              ffi::Ffi::Bind()
-                                  .Arg<Matrix>()
-                                  .Arg<Starts>()
-                                  .Arg<Matrix>()
-                                  .Arg<Matrix>()
-                                  .Arg<Array>()
-                                  .Arg<Array>()
-                                  .Arg<Array>()
-                                  .Arg<Array>()
-                                  .RemainingArgs()
-                                  .Ret<Matrix>()
-                                  .Ret<Array>()
-                                  .Ret<Array>()
-                                  .Ret<Array>()
-                                  .Ret<Array>()
-                                  .Attr<int64_t>("heads")
-                                  .Attr<int64_t>("kv_heads")
-                                  .Attr<int64_t>("wide")
-                                  .Attr<bool>("is_sequential")
-                                  .Attr<bool>("pairs_are_halves")
-                                  .Attr<int64_t>("activation")
-                                  .Attr<float>("eps"));
+                              with_form(with_results(with_call(ffi::Ffi::Bind()).RemainingArgs())));
 
 XLA_FFI_DEFINE_HANDLER_SYMBOL(bluejay_keep_block, keep_block,
-                              ffi::Ffi::Bind()
-                                  .RemainingArgs()
-                                  .Ret<ffi::Buffer<ffi::S32>>()
-                                  .Attr<int64_t>("embed")
-                                  .Attr<int64_t>("heads")
-                                  .Attr<int64_t>("kv_heads")
-                                  .Attr<int64_t>("width")
-                                  .Attr<int64_t>("wide")
-                                  .Attr<bool>("is_sequential")
-                                  .Attr<bool>("pairs_are_halves")
-                                  .Attr<int64_t>("activation")
-                                  .Attr<float>("eps"));
+                              with_form(ffi::Ffi::Bind()
+                                            .RemainingArgs()
+                                            .Ret<ffi::Buffer<ffi::S32>>()
+                                            .Attr<int64_t>("embed")
+                                            .Attr<int64_t>("width")));
 
 XLA_FFI_DEFINE_HANDLER_SYMBOL(bluejay_resident_block, decode_resident_block,
-                              ffi::Ffi::Bind()
-                                  .Arg<Matrix>()
-                                  .Arg<Starts>()
-                                  .Arg<Matrix>()
-                                  .Arg<Matrix>()
-                                  .Arg<Array>()
-                                  .Arg<Array>()
-                                  .Arg<Array>()
-                                  .Arg<Array>()
-                                  .Arg<Starts>()
-                                  .Ret<Matrix>()
-                                  .Ret<Array>()
-                                  .Ret<Array>()
-                                  .Ret<Array>()
-                                  .Ret<Array>()
+                              with_results(with_call(ffi::Ffi::Bind()).Arg<Starts>())
                                   .Attr<int64_t>("layer"));
 
 extern "C" int bluejay_forget_block(int32_t number) {

@@ -4,7 +4,6 @@ import os
 import threading
 import time
 from pathlib import Path
-from types import TracebackType
 
 _MEMINFO = Path("/proc/meminfo")
 _OWN = Path("/proc/self")
@@ -50,12 +49,7 @@ class PeakAnonymous:
         self._thread.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._is_over.set()
         self._thread.join()
         self._look()
