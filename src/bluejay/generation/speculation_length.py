@@ -153,8 +153,8 @@ def choose_size(outlook: Outlook, times: PassTimes, *, counts_loading: bool) -> 
     """The number of positions with the most expected ids per second; 1 is an ordinary step.
 
     A program that is not loaded is chosen when what it may save in this text and what it would have
-    saved in earlier ones come to more than its loading takes: so loading never costs more than
-    twice what knowing the future would. Unless loading does not count.
+    saved in earlier ones come to more than its loading takes (the ski rental problem), or when
+    loading does not count.
     """
     if times.step is None:
         return 1
