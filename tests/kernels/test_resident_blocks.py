@@ -111,6 +111,14 @@ def test_blocks_of_another_width_are_refused(native: Library) -> None:
         run(mixed)
 
 
+def test_a_runner_for_more_rows_has_the_same_blocks(native: Library) -> None:
+    runner = Runner(params_of("gptj"), config=CONFIG)
+    expected = np.asarray(runner.start([1, 2, 3]).logits)
+    wider = runner.with_rows(16)
+    assert wider.operands is runner.operands
+    np.testing.assert_array_equal(wider.start([1, 2, 3]).logits, expected)
+
+
 def test_a_runner_that_gets_other_parameters_runs_them(native: Library) -> None:
     """As the samples of a training run do, between two steps."""
     runner = Runner(drawn_params(CONFIG), config=CONFIG)

@@ -109,12 +109,14 @@ class Runner:
 
     def with_rows(self, rows: int) -> "Runner":
         """The same decoder for at least so many rows per call."""
-        return Runner(
+        runner = Runner(
             self.params,
             config=self.config,
             rows_per_call=max(rows, self.rows_per_call),
             cache_dtype=self.cache_dtype,
         )
+        runner._operands = self._operands  # blocks are kept once
+        return runner
 
     def warm_up(self, length: int) -> None:
         """Compile what a prompt of that length runs through."""
