@@ -106,8 +106,8 @@ docs: $(VENV)/runtime-ready
 
 # `make lock UPGRADE=--upgrade` takes the newest versions, without it only what changed.
 lock: $(VENV)/dev-ready
-	$(LOCK) pyproject.toml --extra hub --extra train --group build -o requirements.lock
-	$(LOCK) pyproject.toml --extra hub --extra train --group dev -c requirements.lock -o requirements-dev.lock
+	$(LOCK) pyproject.toml --extra hub --extra serve --extra train --group build -o requirements.lock
+	$(LOCK) pyproject.toml --extra hub --extra serve --extra train --group dev -c requirements.lock -o requirements-dev.lock
 	$(LOCK) pyproject.toml --group golden -o requirements-golden.lock
 
 clean:

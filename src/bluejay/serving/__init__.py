@@ -1,0 +1,1 @@
+"""Serving: the life of a request, HTTP, limits and the interfaces that clients speak."""
