@@ -16,7 +16,8 @@ from bluejay.generation.sampling_params import SamplingParams
 
 FinishReason = Literal["stop", "length"]
 Combine = Callable[[NDArray[np.float32]], NDArray[np.float32]]
-"""Raw logits [k, V] of a slot group to those [V] that the next id is drawn from."""
+"""Raw logits [k, V] of a slot group to those [V] that the next id is drawn from; -inf removes an
+id. It is called once for every id that is chosen, in order, so it may keep a state."""
 
 
 class Constraint(Protocol):
@@ -38,10 +39,11 @@ class EngineRequest:
     """One sample: a prompt, or k of them in lockstep, and what is asked of it.
 
     With several `prompts`, `combine` makes one row of logits of theirs and the id that is chosen is
-    appended to all. `max_tokens` 0 only reads the prompt, for its scores. A stop id ends the sample
-    and is not part of it. `num_alternatives` likeliest ids come with every choice.
-    `scores_prompt` asks for `PromptScores`. Nothing of one `tenant`'s prompts is reused for
-    another's. `adapter` names fine-tuned weights that were loaded at the start.
+    appended to all; with a single one it may change its logits before `sampling` sees them.
+    `max_tokens` 0 only reads the prompt, for its scores. A stop id ends the sample and is not part
+    of it. `num_alternatives` likeliest ids come with every choice. `scores_prompt` asks for
+    `PromptScores`. Nothing of one `tenant`'s prompts is reused for another's. `adapter` names
+    fine-tuned weights that were loaded at the start.
     """
 
     prompts: Sequence[Sequence[int]]
@@ -61,10 +63,10 @@ class EngineRequest:
             raise UsageError("A request needs at least one prompt.")
         if self.max_tokens < 0:
             raise UsageError(f"max_tokens must be at least 0, not {self.max_tokens}.")
-        if (len(self.prompts) > 1) != (self.combine is not None):
+        if len(self.prompts) > 1 and self.combine is None:
             raise UsageError(
                 f"{len(self.prompts)} prompts in lockstep need a function that combines their"
-                " logits, and a single prompt must have none."
+                " logits."
             )
         if self.scores_prompt and len(self.prompts) > 1:
             raise UsageError("Only a single prompt can be scored, not a group of them.")
