@@ -1,14 +1,7 @@
 """How a prompt is cut into chunks of few sizes, and how large a cache is made for it.
 
-Axes: T tokens of one chunk
+Starts without JAX: schedulers count with it.
 """
-
-from collections.abc import Sequence
-
-import numpy as np
-from jaxtyping import Array, Int
-
-from bluejay.generation.device_arrays import on_device
 
 # A prompt is cut into the largest chunks that fit, then smaller ones; the last is padded. Three
 # sizes keep a process at a handful of programs, and let a two-word prompt cost 16 rows, not 256.
@@ -40,8 +33,3 @@ def capacity_for(*needs: int) -> int:
     while capacity < max(needs):
         capacity *= 2
     return capacity
-
-
-def padded(piece: Sequence[int], size: int) -> Int[Array, "1 T"]:
-    """The ids of a chunk, zeros behind them."""
-    return on_device([[*piece, *[0] * (size - len(piece))]], np.int32)

@@ -19,12 +19,11 @@ from jaxtyping import Array, Float, Int
 from numpy.typing import NDArray
 
 from bluejay.core.errors import UsageError
-from bluejay.generation.device_arrays import on_device
+from bluejay.generation.device_arrays import on_device, padded
 from bluejay.generation.prompt_chunks import (
     SMALLEST_CAPACITY,
     capacity_for,
     chunks,
-    padded,
     padded_length,
 )
 from bluejay.generation.speculation_length import PassTimes
