@@ -1,0 +1,266 @@
+"""From prompts' ids to the text of n samples each: engine requests, their events, and their end."""
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import partial
+
+from bluejay.generation.engine_requests import (
+    Combine,
+    Constraint,
+    EngineEvent,
+    EngineRequest,
+    Failed,
+    Finished,
+    FinishReason,
+    NewTokens,
+    PromptProgress,
+    PromptScores,
+)
+from bluejay.generation.sampling_params import SamplingParams
+from bluejay.serving.errors import engine_failure, unavailable
+from bluejay.serving.record import RequestRecord
+from bluejay.serving.sample_state import SampleNews, SampleState
+from bluejay.serving.service import TextService
+from bluejay.text.sample_writer import SampleWriter, TextPiece
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampleOptions:
+    """What is asked of all samples of a call.
+
+    `scores_prompt` puts the prompt's tokens, scored, in front of every sample. `stop_ids` of None
+    are the model's own. `constraint` and `combine` make a new one for each sample.
+    """
+
+    max_tokens: int
+    sampling: SamplingParams = field(default_factory=SamplingParams)
+    num_samples: int = 1
+    stops: tuple[str, ...] = ()
+    stop_ids: frozenset[int] | None = None
+    num_alternatives: int = 0
+    scores_prompt: bool = False
+    constraint: Callable[[], Constraint] | None = None
+    combine: Callable[[], Combine] | None = None
+    tenant: str = ""
+    adapter: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampleDelta:
+    """What is new of one sample; `finish_reason` comes with its last one."""
+
+    prompt_index: int
+    sample_index: int
+    piece: TextPiece
+    finish_reason: FinishReason | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinishedSample:
+    """A whole sample. `mean_logprob`, of its new tokens, is -inf where there are none."""
+
+    prompt_index: int
+    sample_index: int
+    piece: TextPiece
+    finish_reason: FinishReason
+    mean_logprob: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenUsage:
+    """Tokens of a call: every prompt once, all samples' new ones, and reused ones of prompts."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    cached_tokens: int
+
+
+class SampleRun:
+    """The samples of one call, from the first request to the engine to the last event.
+
+    Used on the event loop, and once: `start`, then `deltas` or `finished`. Who does not read
+    `deltas` to its end must `cancel`. Prompts fit with `max_tokens` into the context.
+    """
+
+    def __init__(
+        self,
+        service: TextService,
+        prompts: Sequence[Sequence[int]],
+        options: SampleOptions,
+        *,
+        record: RequestRecord,
+    ) -> None:
+        self._service, self._options, self._record = service, options, record
+        self._prompts = prompts
+        self._cached = [0] * len(prompts)
+        # Where a prompt is only read, one sample stands for all.
+        self._num_run = options.num_samples if options.max_tokens else 1
+        self._samples = [
+            SampleState(
+                prompt_index=prompt,
+                sample_index=index,
+                writer=SampleWriter(service.tokenizer, stops=options.stops),
+                times=service.times,
+                waits_for_prompt=options.scores_prompt,
+            )
+            for prompt in range(len(prompts))
+            for index in range(self._num_run)
+        ]
+        self._mailbox = _Mailbox()
+
+    @property
+    def usage(self) -> TokenUsage:
+        """What has been used so far."""
+        return TokenUsage(
+            prompt_tokens=sum(len(ids) for ids in self._prompts),
+            completion_tokens=sum(sample.writer.num_tokens for sample in self._samples),
+            cached_tokens=sum(self._cached),
+        )
+
+    def start(self) -> "SampleRun":
+        """Put all samples into the engine's queue, or none.
+
+        Raises UsageError, QueueFullError and EngineStoppedError as the engine does.
+        """
+        try:
+            for number, sample in enumerate(self._samples):
+                listener = partial(self._mailbox.post, number)
+                sample.cancel = self._service.engine.submit(self._request(sample), listener)
+        except BaseException:
+            self.cancel()
+            raise
+        return self
+
+    def cancel(self) -> None:
+        """End all samples that still run."""
+        for sample in self._samples:
+            sample.end()
+
+    async def deltas(self) -> AsyncGenerator[SampleDelta, None]:
+        """New text of every sample as it becomes certain, each sample's end with its last.
+
+        Raises ApiError for a sample that fails, and for a call that stays in the queue too long.
+        """
+        try:
+            seconds: float | None = self._service.limits.wait.queue_seconds
+            while any(sample.is_open for sample in self._samples):
+                for number, event in await self._next_events(seconds):
+                    for delta in self._take(self._samples[number], event):
+                        yield delta
+                seconds = None
+        finally:
+            self.cancel()
+
+    async def finished(self) -> list[FinishedSample]:
+        """All samples, whole, by prompt and number. Raises as `deltas`."""
+        pieces: dict[tuple[int, int], list[TextPiece]] = {}
+        reasons: dict[tuple[int, int], FinishReason] = {}
+        async for delta in self.deltas():
+            key = (delta.prompt_index, delta.sample_index)
+            pieces.setdefault(key, []).append(delta.piece)
+            if delta.finish_reason is not None:
+                reasons[key] = delta.finish_reason
+        return [
+            FinishedSample(
+                prompt_index=key[0],
+                sample_index=key[1],
+                piece=TextPiece.joined(pieces[key]),
+                finish_reason=reasons[key],
+                mean_logprob=self._state(*key).mean_logprob,
+            )
+            for key in sorted(pieces)
+        ]
+
+    def _state(self, prompt_index: int, sample_index: int) -> SampleState:
+        return self._samples[prompt_index * self._num_run + min(sample_index, self._num_run - 1)]
+
+    def _request(self, sample: SampleState) -> EngineRequest:
+        options = self._options
+        stop_ids = options.stop_ids
+        return EngineRequest(
+            prompts=[self._prompts[sample.prompt_index]],
+            max_tokens=options.max_tokens,
+            sampling=options.sampling,
+            sample_index=sample.sample_index,
+            stop_ids=self._service.conventions.stop_ids if stop_ids is None else stop_ids,
+            num_alternatives=options.num_alternatives,
+            scores_prompt=options.scores_prompt and sample.sample_index == 0,
+            combine=options.combine and options.combine(),
+            constraint=options.constraint and options.constraint(),
+            tenant=options.tenant,
+            adapter=options.adapter,
+        )
+
+    async def _next_events(self, seconds: float | None) -> list[tuple[int, EngineEvent]]:
+        try:
+            async with asyncio.timeout(seconds):
+                return await self._mailbox.take()
+        except TimeoutError:
+            flag = self._service.limits.wait.flag("queue_seconds")
+            raise unavailable(
+                f"The request waited {seconds:g} s in the queue and its turn did not come: send it"
+                f" again later, or raise the server's {flag}.",
+                code="queue_timeout",
+            ) from None
+
+    def _take(self, sample: SampleState, event: EngineEvent) -> Iterator[SampleDelta]:
+        """What an event adds to its sample, or a prompt's scores to all samples of the prompt."""
+        match event:
+            case PromptProgress():
+                self._count_prompt(sample, event)
+            case PromptScores():
+                begin = sample.prompt_index * self._num_run
+                for other in self._samples[begin : begin + self._num_run]:
+                    yield from self._deltas(other, other.take_prompt(event))
+            case NewTokens() | Finished():
+                yield from self._deltas(sample, sample.take(event))
+            case Failed():
+                raise engine_failure(event)
+
+    def _count_prompt(self, sample: SampleState, event: PromptProgress) -> None:
+        if sample.sample_index == 0 and not sample.has_begun:
+            sample.has_begun = True
+            self._cached[sample.prompt_index] = event.num_cached
+            self._record.add_prompt(num_tokens=event.num_tokens, num_cached=event.num_cached)
+
+    def _deltas(self, sample: SampleState, news: SampleNews) -> Iterator[SampleDelta]:
+        self._record.add_tokens(news.num_tokens)
+        if not news.piece and news.finish_reason is None:
+            return
+        num_copies = 1 if self._num_run > 1 else self._options.num_samples
+        for copy in range(num_copies):
+            yield SampleDelta(
+                prompt_index=sample.prompt_index,
+                sample_index=sample.sample_index + copy,
+                piece=news.piece,
+                finish_reason=news.finish_reason,
+            )
+
+
+class _Mailbox:
+    """Events of the engine's thread, read on the event loop: one wake-up for all that wait."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._events: deque[tuple[int, EngineEvent]] = deque()
+        self._arrived = asyncio.Event()
+        self._is_announced = False
+
+    def post(self, number: int, event: EngineEvent) -> None:
+        """Called on the engine's thread."""
+        self._events.append((number, event))
+        if not self._is_announced:
+            self._is_announced = True
+            with suppress(RuntimeError):  # The loop has ended: nobody reads any more.
+                self._loop.call_soon_threadsafe(self._arrived.set)
+
+    async def take(self) -> list[tuple[int, EngineEvent]]:
+        """All that has arrived, at least one, in order."""
+        await self._arrived.wait()
+        self._arrived.clear()
+        # Before reading: what comes from now on announces itself again.
+        self._is_announced = False
+        return [self._events.popleft() for _ in range(len(self._events))]
