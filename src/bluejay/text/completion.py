@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from bluejay.generation.engine_requests import TokenScore
 from bluejay.generation.generate import (
     FinishReason,
     GenerationRequest,
@@ -16,8 +17,7 @@ from bluejay.generation.generate import (
 from bluejay.generation.runner import Runner
 from bluejay.generation.sampling import Choice
 from bluejay.generation.speculation import AUTOMATIC, Speculation
-from bluejay.text.stop_strings import StopMatcher
-from bluejay.vocab.detokenizer import IncrementalDetokenizer
+from bluejay.text.sample_writer import SampleWriter
 from bluejay.vocab.tokenizer import Tokenizer
 
 
@@ -73,15 +73,15 @@ def complete(
     speculation: Speculation = AUTOMATIC,
 ) -> Iterator[TextDelta]:
     """Yield text as it becomes certain: whole characters, nothing of a stop string."""
-    writers: dict[tuple[int, int], _Writer] = {}
+    rows: dict[tuple[int, int], _Row] = {}
     for sample in generate(runner, requests, allowed=allowed, speculation=speculation):
         key = (sample.request_index, sample.sample_index)
-        writer = writers.setdefault(key, _Writer(tokenizer, stop, sample))
-        text = writer.update()
-        done = writer.completion() if sample.finish_reason is not None else None
-        if done is not None and writer.is_closed:
+        row = rows.setdefault(key, _Row(tokenizer, stop, sample))
+        text = row.update()
+        done = row.completion() if sample.finish_reason is not None else None
+        if done is not None and row.is_closed:
             continue
-        writer.is_closed = done is not None
+        row.is_closed = done is not None
         if text or done is not None:
             yield TextDelta(prompt_index=key[0], sample_index=key[1], text=text, completion=done)
 
@@ -111,13 +111,12 @@ def prompt_logprobs(
     return tuple(found)
 
 
-class _Writer:
-    """Turns one sample's ids into text."""
+class _Row:
+    """One sample with its text so far."""
 
     def __init__(self, tokenizer: Tokenizer, stop: Sequence[str], sample: Sample) -> None:
         self._tokenizer, self._sample = tokenizer, sample
-        self._detokenizer = IncrementalDetokenizer(tokenizer, skip_special=True)
-        self._matcher = StopMatcher(stop)
+        self._writer = SampleWriter(tokenizer, stops=stop)
         self._pieces: list[str] = []
         self._num_read = 0
         self.is_closed = False
@@ -127,16 +126,14 @@ class _Writer:
         if self.is_closed:
             return ""
         sample = self._sample
-        text = "".join(self._detokenizer.feed(id) for id in sample.ids[self._num_read :])
+        text = self._writer.write(map(_score, sample.choices[self._num_read :])).text
         self._num_read = len(sample.choices)
-        passed = self._matcher.feed(text)
-        if self._matcher.found is not None:
+        if self._writer.is_stopped:
             sample.stop()
         elif sample.finish_reason is not None:
-            passed += self._matcher.feed(self._detokenizer.flush())
-            passed += self._matcher.flush()
-        self._pieces.append(passed)
-        return passed
+            text += self._writer.finish().text
+        self._pieces.append(text)
+        return text
 
     def completion(self) -> Completion:
         """The finished sample."""
@@ -161,3 +158,7 @@ class _Writer:
             logprob=choice.logprob,
             alternatives=tuple((decode([other]), value) for other, value in choice.alternatives),
         )
+
+
+def _score(choice: Choice) -> TokenScore:
+    return TokenScore(id=choice.id, logprob=choice.logprob, alternatives=choice.alternatives)
