@@ -1,9 +1,33 @@
-"""The server's log: one line per request, and never a word of a prompt or an answer."""
+"""The server's log: one line per request, and never a word of a prompt, an answer or a key."""
 
+import json
 import logging
+import time
 import traceback
+from typing import TextIO
+
+from bluejay.serving.record import RequestRecord
 
 _LOGGER = logging.getLogger("bluejay.serving")
+_FIELDS = "bluejay_fields"
+_PATH_CHARACTERS = 100
+
+
+def log_request(record: RequestRecord, *, method: str, path: str, status: int) -> None:
+    """The line of a request that has ended. `path` is without its query, which may hold a key."""
+    fields: dict[str, str | int | float] = {
+        "method": _one_line(method),
+        "path": _one_line(path),
+        "status": status,
+        "ms": round(record.seconds() * 1000, 1),
+        "prompt_tokens": record.prompt_tokens,
+        "cached_tokens": record.cached_tokens,
+        "new_tokens": record.new_tokens,
+        "request": record.id,
+    }
+    if record.error is not None:
+        fields["error"] = record.error
+    _LOGGER.info("%s", _text(fields), extra={_FIELDS: fields})
 
 
 def log_failure(error: BaseException, *, request_id: str) -> None:
@@ -13,4 +37,45 @@ def log_failure(error: BaseException, *, request_id: str) -> None:
     """
     frames = traceback.extract_tb(error.__traceback__)
     place = f"{frames[-1].filename}:{frames[-1].lineno}" if frames else "an unknown place"
-    _LOGGER.error("%s %s at %s", request_id, type(error).__name__, place)
+    fields = {"request": request_id, "failure": type(error).__name__, "place": place}
+    text = f"{request_id} failed: {type(error).__name__} at {place}"
+    _LOGGER.error("%s", text, extra={_FIELDS: fields})
+
+
+def set_up_logs(stream: TextIO, *, as_json: bool) -> None:
+    """Write the server's log to `stream`: plain lines, or one JSON object a line."""
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(_JsonLines() if as_json else _PlainLines())
+    _LOGGER.handlers[:] = [handler]
+    _LOGGER.setLevel(logging.INFO)
+    _LOGGER.propagate = False
+
+
+class _PlainLines(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        at = time.strftime("%H:%M:%S", time.localtime(record.created))
+        return f"{at} {record.getMessage()}"
+
+
+class _JsonLines(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        at = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
+        head = {"time": f"{at}.{int(record.msecs):03d}Z", "level": record.levelname.lower()}
+        fields = getattr(record, _FIELDS, None) or {"message": record.getMessage()}
+        return json.dumps(head | fields)
+
+
+def _text(fields: dict[str, str | int | float]) -> str:
+    tokens = f"{fields['prompt_tokens']}+{fields['new_tokens']} tokens"
+    if fields["cached_tokens"]:
+        tokens += f" ({fields['cached_tokens']} cached)"
+    line = f"{fields['method']} {fields['path']} {fields['status']} {fields['ms']:.0f} ms {tokens}"
+    line += f" {fields['request']}"
+    return line + (f" error={fields['error']}" if "error" in fields else "")
+
+
+def _one_line(path: str) -> str:
+    """A path from outside cannot forge another line."""
+    shown = path.encode("ascii", "backslashreplace").decode("ascii")
+    shown = "".join(c if "!" <= c <= "~" else f"\\x{ord(c):02x}" for c in shown)
+    return shown if len(shown) <= _PATH_CHARACTERS else shown[:_PATH_CHARACTERS] + "..."

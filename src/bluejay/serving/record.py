@@ -23,3 +23,7 @@ class RequestRecord:
     def add_tokens(self, count: int = 1) -> None:
         """Count new tokens."""
         self.new_tokens += count
+
+    def seconds(self) -> float:
+        """Since the request began."""
+        return time.monotonic() - self.started

@@ -44,7 +44,8 @@ class Route:
 
     `path` may have parameters in Starlette's form, `{model:path}`, found in
     `call.request.path_params`. `answer` is any type that msgspec has a schema for, None for no
-    promise. `streams`: events may be the answer, when the body asks for it. `refused` are fields
+    promise, and `media_type` what a whole answer is sent as. `streams`: events may be the answer
+    instead, when the body asks for it. `refused` are fields
     that clients of this interface know and this server lacks, each with the reason why or what to
     use instead. An optional body may be left out and is then `{}`. `is_open`: no key is needed.
     Without `needs_engine` the route also answers while the engine warms up, drains or has failed.
@@ -58,6 +59,7 @@ class Route:
     is_body_optional: bool = False
     refused: Mapping[str, str] = field(default_factory=dict)
     answer: Any = None
+    media_type: str = "application/json"
     streams: bool = False
     is_open: bool = False
     needs_engine: bool = True

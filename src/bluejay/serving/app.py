@@ -1,0 +1,51 @@
+"""The server without its sockets: every request passes the same checks before its route."""
+
+from collections.abc import Callable, Sequence
+
+from starlette.types import Receive, Scope, Send
+
+from bluejay.generation.engine_requests import EngineStatus
+from bluejay.serving.access import Access
+from bluejay.serving.errors import ApiError
+from bluejay.serving.exchange import Exchange
+from bluejay.serving.lifecycle import Lifecycle
+from bluejay.serving.limits import Limits
+from bluejay.serving.metrics import Metrics
+from bluejay.serving.openapi import openapi_route
+from bluejay.serving.probes import probe_routes, readiness_of
+from bluejay.serving.router import Router
+from bluejay.serving.routes import Route
+
+
+class App:
+    """An ASGI application of `routes`, with `/live`, `/ready`, `/metrics` and `/openapi.json`.
+
+    `status` is the engine's; without it the server is ready at once.
+    """
+
+    def __init__(
+        self,
+        routes: Sequence[Route],
+        *,
+        access: Access | None = None,
+        limits: Limits | None = None,
+        status: Callable[[], EngineStatus] | None = None,
+        metrics: Metrics | None = None,
+    ) -> None:
+        self.access = access or Access()
+        self.limits = limits or Limits()
+        self.metrics = metrics or Metrics(status)
+        self.lifecycle = Lifecycle()
+        self._status = status
+        described = [*routes, *probe_routes(self.readiness, self.metrics)]
+        self.routes = (*described, openapi_route(described))
+        self.router = Router(self.routes)
+
+    def readiness(self) -> ApiError | None:
+        """Why no work is taken now, None when some is."""
+        return readiness_of(self.lifecycle, self._status)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            with self.lifecycle.call():
+                await Exchange(self, scope, receive, send).run()

@@ -1,0 +1,134 @@
+"""uvicorn's HTTP/1.1 protocol with bounds on what a connection may do outside of a request."""
+
+import asyncio
+import sys
+from collections.abc import Iterable
+from typing import ClassVar
+
+import h11
+from starlette.types import Receive, Scope, Send
+from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
+
+from bluejay.serving.errors import ApiError, error_response
+from bluejay.serving.limits import ConnectionLimits
+
+_SURPLUS = 64
+"""So many connections over the limit are told so; further ones are cut without a word."""
+
+
+class GuardedProtocol(H11Protocol):
+    """One connection. Times are those of the event loop."""
+
+    limits: ClassVar[ConnectionLimits]
+    _waiting_since: float
+    _has_part = False
+    _had_request = False
+    _blocked_since: float | None = None
+    _closing_since: float | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)  # type: ignore[arg-type]
+        self._waiting_since = self.loop.time()
+        others = [other for other in self._open_connections() if other is not self]
+        if len(others) < self.limits.connections:
+            return
+        waiting = [other for other in others if other.is_waiting]
+        if waiting:
+            # Whoever holds connections open without asking anything makes room first.
+            min(waiting, key=lambda other: other._waiting_since).transport.close()
+        elif len(others) < self.limits.connections + _SURPLUS:
+            self.app = _refuse_surplus
+        else:
+            self.transport.abort()
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether no request is being answered."""
+        cycle: RequestResponseCycle | None = self.cycle  # None before the first request
+        return cycle is None or cycle.response_complete
+
+    def enforce(self, now: float) -> None:
+        """Close the connection when it has used up one of its times."""
+        limits = self.limits
+        if self._blocked_since is not None and now - self._blocked_since > limits.blocked_seconds:
+            self.transport.abort()
+        elif self.transport.is_closing():
+            if self._closing_since is None:
+                self._closing_since = now
+            elif now - self._closing_since > limits.blocked_seconds:
+                self.transport.abort()
+        elif self.is_waiting and now - self._waiting_since > self._patience():
+            self.transport.close()
+
+    def _patience(self) -> float:
+        between_requests = self._had_request and not self._has_part
+        return self.limits.idle_seconds if between_requests else self.limits.header_seconds
+
+    def _open_connections(self) -> Iterable["GuardedProtocol"]:
+        for other in self.connections:
+            if isinstance(other, GuardedProtocol) and not other.transport.is_closing():
+                yield other
+
+    def data_received(self, data: bytes) -> None:
+        if self.is_waiting and not self._has_part:
+            self._has_part, self._waiting_since = True, self.loop.time()
+        super().data_received(data)
+
+    def handle_events(self) -> None:
+        try:
+            super().handle_events()
+        except h11.LocalProtocolError:
+            # What came is broken, and an answer has begun: it cannot be told.
+            self.transport.close()
+
+    def on_response_complete(self) -> None:
+        self._has_part, self._had_request, self._waiting_since = False, True, self.loop.time()
+        super().on_response_complete()
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._blocked_since = self.loop.time()
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self._blocked_since = None
+
+    def send_400_response(self, msg: str) -> None:
+        """uvicorn calls this while it handles the parser's exception, whose hint says more."""
+        cause = sys.exception()
+        status = cause.error_status_hint if isinstance(cause, h11.RemoteProtocolError) else 400
+        if status == 431:
+            most, flag = self.limits.header_bytes, self.limits.flag("header_bytes")
+            error = ApiError(
+                431,
+                f"The request has more than {most:,} bytes of headers, which is the limit: shorten"
+                f" them, or raise it with the server's {flag}.",
+                code="limit_exceeded",
+            )
+        else:
+            error = ApiError(400, f"This is not HTTP/1.1 as it should be: {cause}.")
+        response = error_response(error)
+        headers = [*response.raw_headers, (b"connection", b"close")]
+        for event in (
+            h11.Response(status_code=error.status, headers=headers),
+            h11.Data(data=bytes(response.body)),
+            h11.EndOfMessage(),
+        ):
+            self.transport.write(self.conn.send(event) or b"")
+        self.transport.close()
+
+
+def guarded(limits: ConnectionLimits) -> type[GuardedProtocol]:
+    """The protocol with these bounds."""
+    return type("BoundProtocol", (GuardedProtocol,), {"limits": limits})
+
+
+async def _refuse_surplus(scope: Scope, receive: Receive, send: Send) -> None:
+    error = ApiError(
+        503,
+        "The server has as many connections as it takes: try again soon, or raise the limit with"
+        " the server's --max-connections.",
+        code="too_many_connections",
+        headers={"connection": "close", "retry-after": "1", "x-should-retry": "true"},
+    )
+    await error_response(error)(scope, receive, send)

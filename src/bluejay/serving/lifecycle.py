@@ -1,0 +1,43 @@
+"""The life of the server: it serves, drains, and stops."""
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+
+_LAST_WORDS_SECONDS = 3.0
+"""For error frames to be written after the drain; only a client that does not read needs it."""
+
+
+class Lifecycle:
+    """Counts the calls that run, and ends them when the server must stop. One event loop only."""
+
+    def __init__(self) -> None:
+        self._num_calls = 0
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self.is_draining = False
+        self.stopping = asyncio.Event()
+
+    @contextmanager
+    def call(self) -> Iterator[None]:
+        """A call runs inside the block."""
+        self._num_calls += 1
+        self._idle.clear()
+        try:
+            yield
+        finally:
+            self._num_calls -= 1
+            if not self._num_calls:
+                self._idle.set()
+
+    async def drain(self, seconds: float) -> None:
+        """Take no new work, let calls finish for `seconds`, then have each say its last words."""
+        self.is_draining = True
+        await self._wait(seconds)
+        self.stopping.set()
+        await self._wait(_LAST_WORDS_SECONDS)
+
+    async def _wait(self, seconds: float) -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._idle.wait()
