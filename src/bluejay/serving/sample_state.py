@@ -35,13 +35,14 @@ class SampleNews:
 @dataclass(kw_only=True)
 class SampleState:
     """A sample that `waits_for_prompt` holds its own tokens back until the prompt's scores come:
-    one sample of a prompt asks for them, for all."""
+    one sample of a prompt asks for them, for all. The first `num_hidden` of them are not shown."""
 
     prompt_index: int
     sample_index: int
     writer: SampleWriter
     times: TokenTimes
-    waits_for_prompt: bool
+    waits_for_prompt: bool = False
+    num_hidden: int = 0
     cancel: Callable[[], None] | None = None
     is_open: bool = True
     has_begun: bool = False
@@ -59,7 +60,10 @@ class SampleState:
     def take_prompt(self, event: PromptScores) -> SampleNews:
         """The prompt's tokens, and what came before their scores did."""
         self.waits_for_prompt = False
-        news = SampleNews(piece=self.writer.write_prompt(event.scores))
+        shown = event.scores[self.num_hidden :]
+        # What stands before the first is not of the client, so neither is its probability.
+        first = [TokenScore(id=score.id, logprob=None) for score in shown[:1]]
+        news = SampleNews(piece=self.writer.write_prompt([*first, *shown[1:]]))
         for held in self._held:
             news += self.take(held)
         self._held.clear()

@@ -31,8 +31,9 @@ from bluejay.text.sample_writer import SampleWriter, TextPiece
 class SampleOptions:
     """What is asked of all samples of a call.
 
-    `scores_prompt` puts the prompt's tokens, scored, in front of every sample. `stop_ids` of None
-    are the model's own. `constraint` and `combine` make a new one for each sample.
+    `scores_prompt` puts the prompt's tokens, scored, in front of every sample, without the first
+    `num_hidden` of each prompt (none are hidden if it is empty). `stop_ids` of None are the model's
+    own. `constraint` and `combine` make a new one for each sample.
     """
 
     max_tokens: int
@@ -42,6 +43,7 @@ class SampleOptions:
     stop_ids: frozenset[int] | None = None
     num_alternatives: int = 0
     scores_prompt: bool = False
+    num_hidden: tuple[int, ...] = ()
     constraint: Callable[[], Constraint] | None = None
     combine: Callable[[], Combine] | None = None
     tenant: str = ""
@@ -105,6 +107,7 @@ class SampleRun:
                 writer=SampleWriter(service.tokenizer, stops=options.stops),
                 times=service.times,
                 waits_for_prompt=options.scores_prompt,
+                num_hidden=options.num_hidden[prompt] if options.num_hidden else 0,
             )
             for prompt in range(len(prompts))
             for index in range(self._num_run)
