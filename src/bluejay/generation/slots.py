@@ -83,14 +83,14 @@ class Slots:
         whichever forgets less. What is not in the row can be copied there at little cost."""
         count, holders = self._index.longest(keys)
         empty = [slot for slot in self._free if not self._index.length(slot)]
-        oldest = next(iter(empty or self._free))
-
-        def num_forgotten(slot: int) -> int:
-            return self._index.length(slot) - self._index.end(slot, count)
-
-        free_holders = [slot for slot in holders if slot in self._free]
-        if free_holders:
-            holder = min(free_holders, key=num_forgotten)
-            if num_forgotten(holder) <= self._index.length(oldest):
+        oldest: int = next(iter(empty or self._free))
+        losses = {
+            slot: self._index.length(slot) - self._index.end(slot, count)
+            for slot in holders
+            if slot in self._free
+        }
+        if losses:
+            holder = min(losses, key=losses.__getitem__)
+            if losses[holder] <= self._index.length(oldest):
                 return holder
         return oldest
