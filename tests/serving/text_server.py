@@ -1,0 +1,84 @@
+"""A live server of the text routes, and the clients that talk to it."""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+from openai import OpenAI
+
+from bluejay.generation.engine_requests import Engine
+from bluejay.model.presets import gptj_config
+from bluejay.serving.app import App
+from bluejay.serving.chat import chat_routes
+from bluejay.serving.completions import completion_routes
+from bluejay.serving.models import model_routes
+from bluejay.serving.routes import Route
+from bluejay.serving.service import TextService
+from bluejay.text.chat_templates import PLAIN
+from bluejay.vocab.roles import SpecialRoles
+from bluejay.vocab.tokenizer import Tokenizer
+from bluejay.vocab.tokenizer_json import build_backend
+from serving.live_server import Answer, Raw, live_server, make_app
+from tokenizers_for_tests import small_document
+
+NUM_ROWS = 264
+END = 259
+KEY = "test-key"
+
+
+@cache
+def small_tokenizer() -> Tokenizer:
+    """The 256 bytes, " t", "he", " the", and `<|endoftext|>` (259)."""
+    roles = SpecialRoles(bos=END, eos=END, document_start=END, stops=frozenset([END]))
+    return Tokenizer(build_backend(small_document(), where="small"), roles=roles)
+
+
+def text_service(engine: Engine, **given: Any) -> TextService:
+    """A service of the small tokenizer; the model is named `owner/small`."""
+    defaults: dict[str, Any] = {
+        "tokenizer": small_tokenizer(),
+        "config": gptj_config(1, 64, 2, rotary_dim=8, vocab_size=NUM_ROWS),
+        "model": "owner/small",
+        "aliases": ("small",),
+        "adapters": ("pirate",),
+        "chat_template": PLAIN,
+        "created": 1_700_000_000,
+    }
+    return TextService(engine=engine, **(defaults | given))
+
+
+def text_routes(service: TextService) -> list[Route]:
+    """All text routes of a service."""
+    return [*completion_routes(service), *chat_routes(service), *model_routes(service)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextServer:
+    """A live server, what it serves, OpenAI's client, and one that sends what it likes."""
+
+    service: TextService
+    client: OpenAI
+    raw: Raw
+
+    def post(self, path: str, **body: Any) -> Answer:
+        """A body as it is, as JSON."""
+        return self.raw.post(path, json.dumps(body).encode())
+
+    def refusal(self, path: str, **body: Any) -> dict[str, Any]:
+        """The error that answers a body, with its status."""
+        answer = self.post(path, **body)
+        error: dict[str, Any] = json.loads(answer.body)["error"]
+        return error | {"status": answer.status}
+
+
+@contextmanager
+def serve_text(service: TextService, **given: Any) -> Iterator[TextServer]:
+    """A live server of `service`; `given` is for the application."""
+    app: App = make_app(text_routes(service), status=service.engine.status, **given)
+    with live_server(app) as listening:
+        url = f"http://127.0.0.1:{listening.port}/v1"
+        with OpenAI(base_url=url, api_key=KEY, max_retries=0) as client:
+            yield TextServer(service=service, client=client, raw=Raw(port=listening.port))
