@@ -120,7 +120,7 @@ class Raw:
         body: bytes | None = None,
         host: str | None = None,
     ) -> Answer:
-        """Send a request with exactly these headers besides Host, Content-Length and the default."""
+        """Send a request with these headers besides Host, Content-Length and the defaults."""
         return self.send(self.encode(method, path, headers=headers, body=body, host=host))
 
     def encode(

@@ -20,6 +20,7 @@ SKIPPED_BYTES = 8 << 20
 """So much of a body that is refused is still taken, so that its sender hears why."""
 
 _JSON_TYPE = re.compile(r'application/json(?:\s*;\s*charset="?utf-?8"?)?\s*', re.IGNORECASE)
+_MANY_DIGITS = re.compile(r"[0-9]{19}")
 _UNKNOWN = re.compile(r"Object contains unknown field `(.*?)`(?: - at `(.*)`)?", re.DOTALL)
 _MISSING = re.compile(r"Object missing required field `(.*?)`(?: - at `(.*)`)?", re.DOTALL)
 _STEP = re.compile(r"\.([^.\[\]]+)|\[[^\]]*\]")
@@ -128,8 +129,12 @@ def _utf8(body: bytes) -> str:
 
 def _check_syntax(text: str) -> None:
     """Refuse what is not JSON, and what JSON readers understand differently."""
+    # Whole numbers are looked at one by one only where one may be too large: ids come by thousands.
+    whole = _bounded_int if _MANY_DIGITS.search(text) else None
     try:
-        json.loads(text, object_pairs_hook=_unique, parse_constant=_refuse_constant)
+        json.loads(
+            text, object_pairs_hook=_unique, parse_constant=_refuse_constant, parse_int=whole
+        )
     except json.JSONDecodeError as error:
         raise ApiError(
             400,
@@ -138,8 +143,12 @@ def _check_syntax(text: str) -> None:
         ) from None
     except RecursionError:
         raise ApiError(400, "The body is nested too deeply.") from None
-    except ValueError:
-        raise ApiError(400, "The body has a number with too many digits.") from None
+
+
+def _bounded_int(digits: str) -> None:
+    if len(digits) > 20 or not -(2**63) <= int(digits) < 2**63:
+        shown = digits if len(digits) <= 20 else digits[:20] + "..."
+        raise ApiError(400, f"The body has the whole number {shown}, which is out of range.")
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> None:

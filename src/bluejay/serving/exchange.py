@@ -187,5 +187,7 @@ def check_head(scope: Scope, limits: ConnectionLimits) -> None:
             "A request has either Content-Length or Transfer-Encoding, not both.",
             headers={"connection": "close"},
         )
+    if scope["http_version"] not in ("1.0", "1.1"):
+        raise ApiError(400, f"This server speaks HTTP/1.1, not {scope['http_version'][:10]!r}.")
     if not scope["path"].startswith("/"):
         raise ApiError(400, "This is no proxy: ask for a path that begins with '/'.")

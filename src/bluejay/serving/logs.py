@@ -4,7 +4,7 @@ import json
 import logging
 import time
 import traceback
-from typing import TextIO
+from typing import Protocol
 
 from bluejay.serving.record import RequestRecord
 
@@ -42,7 +42,13 @@ def log_failure(error: BaseException, *, request_id: str) -> None:
     _LOGGER.error("%s", text, extra={_FIELDS: fields})
 
 
-def set_up_logs(stream: TextIO, *, as_json: bool) -> None:
+class Stream(Protocol):
+    """Where lines go: `sys.stderr`."""
+
+    def write(self, text: str, /) -> object: ...
+
+
+def set_up_logs(stream: Stream, *, as_json: bool) -> None:
     """Write the server's log to `stream`: plain lines, or one JSON object a line."""
     handler = logging.StreamHandler(stream)
     handler.setFormatter(_JsonLines() if as_json else _PlainLines())
