@@ -15,6 +15,7 @@ from bluejay.serving.app import App
 from bluejay.serving.chat import chat_routes
 from bluejay.serving.completions import completion_routes
 from bluejay.serving.models import model_routes
+from bluejay.serving.responses import response_routes
 from bluejay.serving.routes import Route
 from bluejay.serving.service import TextService
 from bluejay.text.chat_templates import PLAIN
@@ -52,7 +53,8 @@ def text_service(engine: Engine, **given: Any) -> TextService:
 
 def text_routes(service: TextService) -> list[Route]:
     """All text routes of a service."""
-    return [*completion_routes(service), *chat_routes(service), *model_routes(service)]
+    makers = (completion_routes, chat_routes, response_routes, model_routes)
+    return [route for make in makers for route in make(service)]
 
 
 @dataclass(frozen=True, kw_only=True)

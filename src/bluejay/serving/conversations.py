@@ -36,6 +36,7 @@ async def conversation_prompt(
     max_tokens: int | None,
     trims: bool = False,
     param: str = "messages",
+    limit_param: str = "max_tokens",
 ) -> tuple[Prompt, int]:
     """The prompt of a conversation and how many tokens its answer may have.
 
@@ -47,8 +48,8 @@ async def conversation_prompt(
     if max_tokens is not None and max_tokens < 1:
         raise ApiError(
             400,
-            f"max_tokens is {quoted(max_tokens)}, but it must be at least 1.",
-            param="max_tokens",
+            f"{limit_param} is {quoted(max_tokens)}, but it must be at least 1.",
+            param=limit_param,
         )
     return await asyncio.to_thread(
         partial(_fitted, service, messages, max_tokens=max_tokens, trims=trims, param=param)
@@ -78,8 +79,7 @@ def _fitted(
         raise ApiError(
             400,
             f"The conversation has {len(prompt.ids):,} tokens and its answer {least:,}, but the"
-            f" context holds {context:,}: leave out the oldest messages, lower max_tokens, or set"
-            " context_policy to 'trim'.",
+            f" context holds {context:,}: leave out the oldest messages or ask for fewer tokens.",
             param=param,
             code="context_length_exceeded",
         )
