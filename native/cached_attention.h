@@ -185,7 +185,8 @@ inline bool attend_few(float* mixed, const float* query, const DecoderLayer& l) 
     const int64_t head = t / chunks % l.kv_heads, row = t / chunks / l.kv_heads;
     const int64_t first = chunk * kPositions, count = std::min(kPositions, seen(row) - first);
     if (count <= 0) return;
-    const int64_t place = (row / l.length * l.kv_heads + head) * l.capacity + first;
+    const int64_t cache_row = l.cache_row(row / l.length);
+    const int64_t place = (cache_row * l.kv_heads + head) * l.capacity + first;
     for (int64_t q = 0; q < group; q += kMostQueries) {
       const int64_t at = row * l.heads + head * group + q;
       const ChunkInputs x{query + at * l.width, l.keys, l.values, place, count, l.width};

@@ -91,10 +91,11 @@ BLUEJAY_INLINE void place_row(const BlockBuffers& m, const DecoderLayer& l, int6
     for (int64_t i = 0; i < l.width; ++i) query[i] *= scale;
   }
   const int64_t sequence = row / l.length, position = l.starts[sequence] + row % l.length;
+  const int64_t cache_row = l.cache_row(sequence);
   for (int64_t k = 0; k < l.kv_heads; ++k) {
     const int64_t at = (row * l.kv_heads + k) * l.width;
     rotate_head(m.key + at, cos, sin, l.pairs, l.pairs_are_halves);
-    const int64_t place = (sequence * l.kv_heads + k) * l.capacity + position;
+    const int64_t place = (cache_row * l.kv_heads + k) * l.capacity + position;
     store_head(l.keys, l.cache, place, l.width, m.key + at);
     store_head(l.values, l.cache, place, l.width, m.value + at);
   }

@@ -19,8 +19,8 @@ struct Linear {
   const float* bias;  // [outputs] or null
 };
 
-// Keys or values of one layer: [batch, kv_heads, capacity, width]. Bytes have one float32 scale per
-// position and head, [batch, kv_heads, capacity].
+// Keys or values of one layer: [cache rows, kv_heads, capacity, width]. Bytes have one float32 scale
+// per position and head, [cache rows, kv_heads, capacity].
 struct CachePart {
   void* data;
   float* scales;
@@ -36,6 +36,7 @@ struct DecoderLayer {
   const float* x;       // [batch, length, embed]
   float* out;           // the same
   const int32_t* starts;  // [batch]: where the first new position stands
+  const int32_t* slots;   // [batch]: the cache's row of each sequence; null: its own number
   const float *cos, *sin;  // [batch, length, pairs]; no pairs: positions are learned
   Norm attention_norm, feed_forward_norm;
   Linear query, key, value, mix, up, gate, down;
@@ -43,6 +44,9 @@ struct DecoderLayer {
   CachePart keys, values;
 
   int64_t rows() const { return batch * length; }
+  int64_t cache_row(int64_t sequence) const {
+    return slots == nullptr ? sequence : slots[sequence];
+  }
   bool is_gated() const { return activation == Activation::kSiluGated; }
 };
 

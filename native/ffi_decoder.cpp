@@ -1,58 +1,16 @@
 // The handlers of decoding: products with weights of any kind, and a whole block over its cache.
 #include <optional>
 
-#include "ffi_checks.h"
+#include "ffi_block.h"
 #include "ffi_clock.h"
 #include "kernels.h"
-#include "resident_blocks.h"
+#include "residents.h"
 
 namespace {
 
 using namespace bluejay::checks;
 using bluejay::CacheKind;
-using bluejay::kBlock;
 using bluejay::kernels;
-using bluejay::kGroup;
-using bluejay::Weights;
-using bluejay::WeightKind;
-using Array = ffi::AnyBuffer;
-
-// An array without elements stands for one that is not there.
-const float* floats_or_null(const Array& x) {
-  return x.element_count() == 0 ? nullptr : static_cast<const float*>(x.untyped_data());
-}
-
-// Weights of [outputs, inputs], if the three arrays have the types and shapes of such.
-std::optional<Weights> weights_of(const Array& data, const Array& scales, const Array& offsets,
-                                  int64_t outputs, int64_t inputs) {
-  Weights w{WeightKind::kFloat32, data.untyped_data(), nullptr, nullptr, outputs, inputs};
-  const auto type = data.element_type();
-  if (type != ffi::U8) {
-    if (data.element_count() != static_cast<size_t>(outputs * inputs)) return std::nullopt;
-    if (type == ffi::F16)
-      w.kind = WeightKind::kFloat16;
-    else if (type == ffi::BF16)
-      w.kind = WeightKind::kBfloat16;
-    else if (type != ffi::F32)
-      return std::nullopt;
-    return w;
-  }
-  const auto shape = data.dimensions();
-  const int64_t blocks = inputs / kBlock, groups = w.groups();
-  if (inputs % kBlock != 0 || shape.size() != 3) return std::nullopt;
-  const int64_t bytes = shape[2];
-  if (bytes != kBlock * kGroup && bytes != kBlock * kGroup / 2) return std::nullopt;
-  w.kind = bytes == kBlock * kGroup ? WeightKind::kInt8 : WeightKind::kInt4;
-  const auto is_per_block = [&](const Array& x) {
-    return x.element_type() == ffi::F16 && has_shape(x, {groups, blocks, kGroup});
-  };
-  if (!has_shape(data, {groups, blocks, bytes}) || !is_per_block(scales)) return std::nullopt;
-  w.scales = static_cast<const uint16_t*>(scales.untyped_data());
-  if (offsets.element_count() == 0) return w;
-  if (w.kind == WeightKind::kInt8 || !is_per_block(offsets)) return std::nullopt;
-  w.offsets = static_cast<const uint16_t*>(offsets.untyped_data());
-  return w;
-}
 
 using Matrix = ffi::Buffer<ffi::F32>;
 using MatrixOut = ffi::ResultBuffer<ffi::F32>;
@@ -68,51 +26,6 @@ ffi::Error multiply(Matrix x, Array data, Array scales, Array offsets, MatrixOut
     return wrong("the shapes of a product with weights do not fit together");
   return done(kernels().multiply_weights(out->typed_data(), x.typed_data(), rows, *w));
 }
-
-// The arguments of a block in their order. A failed check makes all that follows a no-op.
-class BlockArguments {
- public:
-  explicit BlockArguments(ffi::RemainingArgs arguments) : arguments_(arguments) {}
-
-  bool is_fit() const { return is_fit_ && at_ == arguments_.size(); }
-
-  std::optional<Array> next() {
-    auto found = arguments_.get<Array>(at_++);  // an error behind the last of them
-    if (!found.has_value()) {
-      is_fit_ = false;
-      return std::nullopt;
-    }
-    return *found;
-  }
-
-  // Float32 of this shape, or, where that may be, nothing at all.
-  const float* floats(std::initializer_list<int64_t> shape, bool may_lack = false) {
-    const auto x = next();
-    if (!x || (may_lack && x->element_count() == 0)) return nullptr;
-    if (x->element_type() != ffi::F32 || !has_shape(*x, shape)) is_fit_ = false;
-    return floats_or_null(*x);
-  }
-
-  bluejay::Linear linear(int64_t outputs, int64_t inputs, bool may_lack = false) {
-    const auto data = next(), scales = next(), offsets = next();
-    const float* bias = floats({outputs}, true);
-    if (!data || !scales || !offsets || (may_lack && data->element_count() == 0)) return {};
-    const auto w = weights_of(*data, *scales, *offsets, outputs, inputs);
-    if (!w) is_fit_ = false;
-    return {w.value_or(Weights{}), bias};
-  }
-
-  // RMSNorm has no bias.
-  bluejay::Norm norm(int64_t width, bool may_lack = false) {
-    const float* scale = floats({width}, may_lack);
-    return {scale, floats({width}, true)};
-  }
-
- private:
-  ffi::RemainingArgs arguments_;
-  size_t at_ = 0;
-  bool is_fit_ = true;
-};
 
 std::optional<CacheKind> cache_kind(ffi::DataType type) {
   if (type == ffi::F32) return CacheKind::kFloat32;
@@ -134,75 +47,48 @@ bool set_cache_part(bluejay::CachePart* part, const bluejay::DecoderLayer& l, co
   return scales.element_type() == ffi::F32 && has_shape(scales, {l.batch, l.kv_heads, l.capacity});
 }
 
-// Everything of a block that is the same from call to call, if its sizes and arrays fit.
-struct BlockAttributes {
-  int64_t embed, heads, kv_heads, width, wide;
-  bool is_sequential, pairs_are_halves;
-  int64_t activation;
-  float eps;
-};
-
-std::optional<bluejay::DecoderLayer> block_of(const BlockAttributes& a, ffi::RemainingArgs rest) {
-  if (a.kv_heads < 1 || a.heads < 1 || a.heads % a.kv_heads != 0 || a.width < 1 || a.wide < 1 ||
-      a.embed < 1 || a.activation < 0 || a.activation > 2)
-    return std::nullopt;
-  bluejay::DecoderLayer l{};
-  l.embed = a.embed;
-  l.heads = a.heads;
-  l.kv_heads = a.kv_heads;
-  l.width = a.width;
-  l.wide = a.wide;
-  l.is_sequential = a.is_sequential;
-  l.pairs_are_halves = a.pairs_are_halves;
-  l.activation = static_cast<bluejay::Activation>(a.activation);
-  l.eps = a.eps;
-  BlockArguments arguments(rest);
-  l.attention_norm = arguments.norm(l.embed);
-  l.feed_forward_norm = arguments.norm(l.embed, !l.is_sequential);
-  l.query = arguments.linear(l.heads * l.width, l.embed);
-  l.key = arguments.linear(l.kv_heads * l.width, l.embed);
-  l.value = arguments.linear(l.kv_heads * l.width, l.embed);
-  l.mix = arguments.linear(l.embed, l.heads * l.width);
-  l.up = arguments.linear(l.wide, l.embed);
-  l.gate = arguments.linear(l.wide, l.embed, !l.is_gated());
-  l.down = arguments.linear(l.embed, l.wide);
-  if (!arguments.is_fit()) return std::nullopt;
-  return l;
-}
-
-// What a call brings. The four arrays of the cache are worked on in place: arguments are results.
-struct BlockCall {
+// The rows that a call brings and those it gives.
+struct Rows {
   Matrix x;
   Starts starts;
   Matrix cos, sin;
   MatrixOut out;
+};
+
+// Whether they fit the block, which then has them.
+bool set_rows(bluejay::DecoderLayer* layer, Rows& rows) {
+  bluejay::DecoderLayer& l = *layer;
+  const auto shape = rows.x.dimensions(), turns = rows.cos.dimensions();
+  if (shape.size() != 3 || turns.size() != 3) return false;
+  l.batch = shape[0];
+  l.length = shape[1];
+  l.pairs = turns[2];
+  l.x = rows.x.typed_data();
+  l.out = rows.out->typed_data();
+  l.starts = rows.starts.typed_data();
+  l.cos = rows.cos.typed_data();
+  l.sin = rows.sin.typed_data();
+  return shape[2] == l.embed && 2 * l.pairs <= l.width && has_shape(rows.starts, {l.batch}) &&
+         has_shape(rows.cos, {l.batch, l.length, l.pairs}) &&
+         has_shape(rows.sin, {l.batch, l.length, l.pairs}) &&
+         has_shape(*rows.out, {l.batch, l.length, l.embed});
+}
+
+// A cache that a call brings. It is worked on in place: arguments are results.
+struct CacheOut {
   ArrayOut keys, values, key_scales, value_scales;
 };
 
-// Whether the arrays of a call fit the block, which then has them.
-bool set_call(bluejay::DecoderLayer* layer, BlockCall& call) {
+bool set_cache(bluejay::DecoderLayer* layer, CacheOut& cache) {
   bluejay::DecoderLayer& l = *layer;
-  const auto shape = call.x.dimensions(), cached = call.keys->dimensions();
-  const auto turns = call.cos.dimensions();
-  const auto kind = cache_kind(call.keys->element_type());
-  if (shape.size() != 3 || cached.size() != 4 || turns.size() != 3 || !kind) return false;
-  l.batch = shape[0];
-  l.length = shape[1];
-  l.capacity = cached[2];
-  l.pairs = turns[2];
+  const auto shape = cache.keys->dimensions();
+  const auto kind = cache_kind(cache.keys->element_type());
+  if (shape.size() != 4 || !kind) return false;
+  l.capacity = shape[2];
   l.cache = *kind;
-  l.x = call.x.typed_data();
-  l.out = call.out->typed_data();
-  l.starts = call.starts.typed_data();
-  l.cos = call.cos.typed_data();
-  l.sin = call.sin.typed_data();
-  return shape[2] == l.embed && 2 * l.pairs <= l.width && has_shape(call.starts, {l.batch}) &&
-         has_shape(call.cos, {l.batch, l.length, l.pairs}) &&
-         has_shape(call.sin, {l.batch, l.length, l.pairs}) &&
-         has_shape(*call.out, {l.batch, l.length, l.embed}) &&
-         call.values->element_type() == call.keys->element_type() &&
-         set_cache_part(&l.keys, l, *call.keys, *call.key_scales) &&
-         set_cache_part(&l.values, l, *call.values, *call.value_scales);
+  return cache.values->element_type() == cache.keys->element_type() &&
+         set_cache_part(&l.keys, l, *cache.keys, *cache.key_scales) &&
+         set_cache_part(&l.values, l, *cache.values, *cache.value_scales);
 }
 
 // New positions must lie within the cache: an index would otherwise be an address outside of it.
@@ -212,8 +98,9 @@ bool starts_fit(const bluejay::DecoderLayer& l) {
   });
 }
 
-ffi::Error run_block(bluejay::DecoderLayer layer, BlockCall call) {
-  if (!set_call(&layer, call)) return wrong("the shapes of a decoder's block do not fit together");
+ffi::Error run_block(bluejay::DecoderLayer layer, Rows rows, CacheOut cache) {
+  if (!set_rows(&layer, rows) || !set_cache(&layer, cache))
+    return wrong("the shapes of a decoder's block do not fit together");
   if (!starts_fit(layer)) return wrong("a position lies outside of the cache");
   return done(kernels().decoder_block(layer));
 }
@@ -231,7 +118,7 @@ ffi::Error decode_block(Matrix x, Starts starts, Matrix cos, Matrix sin, Array, 
                 pairs_are_halves, activation, eps},
                rest);
   if (!layer) return wrong("the sizes of a decoder's block do not fit together");
-  return run_block(*layer, {x, starts, cos, sin, out, keys, values, key_scales, value_scales});
+  return run_block(*layer, {x, starts, cos, sin, out}, {keys, values, key_scales, value_scales});
 }
 
 bluejay::ResidentBlocks& resident_blocks() {
@@ -263,7 +150,63 @@ ffi::Error decode_resident_block(Matrix x, Starts starts, Matrix cos, Matrix sin
   return resident_blocks().with(
       numbers.typed_data()[layer], [&](const bluejay::DecoderLayer* found) -> ffi::Error {
         if (!found) return wrong("a block's parameters are gone");
-        return run_block(*found, {x, starts, cos, sin, out, keys, values, key_scales, value_scales});
+        return run_block(*found, {x, starts, cos, sin, out},
+                         {keys, values, key_scales, value_scales});
+      });
+}
+
+bluejay::ResidentCaches& resident_caches() {
+  static auto* caches = new bluejay::ResidentCaches;  // as `resident_blocks`
+  return *caches;
+}
+
+// How many rows of a call have a row of the cache, each one of its own; blank ones, whose number is
+// -1, stand behind them.
+std::optional<int64_t> live_rows(const int32_t* slots, int64_t batch, int64_t cache_rows) {
+  const auto* end = slots + batch;
+  const auto* blank = std::find(slots, end, -1);
+  for (const auto* slot = slots; slot < blank; ++slot)
+    if (*slot < 0 || *slot >= cache_rows || std::find(slots, slot, *slot) != slot)
+      return std::nullopt;
+  if (!std::all_of(blank, end, [](int32_t slot) { return slot == -1; })) return std::nullopt;
+  return blank - slots;
+}
+
+// Rows of a kept cache. What blank rows give is zero, and nothing is computed for them.
+ffi::Error run_slots(bluejay::DecoderLayer l, Rows rows, Starts slots,
+                     const bluejay::KeptCache& cache, int64_t layer) {
+  if (!set_rows(&l, rows) || !has_shape(slots, {l.batch}) || layer >= cache.layers ||
+      cache.kv_heads != l.kv_heads || cache.width != l.width)
+    return wrong("the shapes of a decoder's block do not fit together");
+  const auto live = live_rows(slots.typed_data(), l.batch, cache.rows);
+  if (!live) return wrong("rows have no cache row each of its own");
+  std::fill(l.out + *live * l.length * l.embed, l.out + l.batch * l.length * l.embed, 0.0f);
+  if (*live == 0) return ffi::Error::Success();
+  l.batch = *live;
+  l.slots = slots.typed_data();
+  l.capacity = cache.capacity;
+  l.cache = cache.kind;
+  l.keys = cache.part(cache.keys, layer);
+  l.values = cache.part(cache.values, layer);
+  if (!starts_fit(l)) return wrong("a position lies outside of the cache");
+  return done(kernels().decoder_block(l));
+}
+
+// The block whose number stands at `layer`, over rows of the cache with this number.
+ffi::Error decode_slots(Matrix x, Starts starts, Matrix cos, Matrix sin, Starts numbers,
+                        Starts cache, Starts slots, MatrixOut out, int64_t layer) {
+  const bluejay::DecodingClock clock;
+  if (layer < 0 || layer >= static_cast<int64_t>(numbers.element_count()) ||
+      cache.element_count() != 1)
+    return wrong("there is no number for this layer");
+  return resident_blocks().with(
+      numbers.typed_data()[layer], [&](const bluejay::DecoderLayer* block) -> ffi::Error {
+        if (!block) return wrong("a block's parameters are gone");
+        return resident_caches().with(
+            *cache.typed_data(), [&](const bluejay::KeptCache* kept) -> ffi::Error {
+              if (!kept) return wrong("a cache is gone");
+              return run_slots(*block, {x, starts, cos, sin, out}, slots, *kept, layer);
+            });
       });
 }
 
@@ -329,8 +272,36 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(bluejay_resident_block, decode_resident_block,
                               with_results(with_call(ffi::Ffi::Bind()).Arg<Starts>())
                                   .Attr<int64_t>("layer"));
 
+XLA_FFI_DEFINE_HANDLER_SYMBOL(bluejay_slots_block, decode_slots,
+                              ffi::Ffi::Bind()
+                                  .Arg<Matrix>()
+                                  .Arg<Starts>()
+                                  .Arg<Matrix>()
+                                  .Arg<Matrix>()
+                                  .Arg<Starts>()
+                                  .Arg<Starts>()
+                                  .Arg<Starts>()
+                                  .Ret<Matrix>()
+                                  .Attr<int64_t>("layer"));
+
 extern "C" int bluejay_forget_block(int32_t number) {
   return resident_blocks().remove(number) ? 1 : 0;
+}
+
+// Sizes are layers, rows, key/value heads, capacity and width of `bluejay::KeptCache`. The caller
+// keeps the memory where it is until the cache is forgotten.
+extern "C" int32_t bluejay_keep_cache(int32_t bytes_per_value, const int64_t* sizes, void* keys,
+                                      void* values, float* key_scales, float* value_scales) {
+  const auto kind = bytes_per_value == 4   ? CacheKind::kFloat32
+                    : bytes_per_value == 2 ? CacheKind::kFloat16
+                                           : CacheKind::kInt8;
+  return resident_caches().add({kind, sizes[0], sizes[1], sizes[2], sizes[3], sizes[4],
+                                {keys, key_scales}, {values, value_scales}});
+}
+
+// Waits for the calls that use it.
+extern "C" int bluejay_forget_cache(int32_t number) {
+  return resident_caches().remove(number) ? 1 : 0;
 }
 
 extern "C" int64_t bluejay_decoding_nanoseconds() { return bluejay::decoding_nanoseconds.load(); }

@@ -68,7 +68,7 @@ inline bool attend_many(float* mixed, const float* query, const DecoderLayer& l)
       return;
     }
     PromptBuffers::carve(&b, memory, l, end);
-    const int64_t place = (sequence * l.kv_heads + head / group) * l.capacity;
+    const int64_t place = (l.cache_row(sequence) * l.kv_heads + head / group) * l.capacity;
     const int64_t at = (sequence * l.length * l.heads + head) * l.width;
     attend_head(mixed + at, query + at, l, b, place, start);
   });

@@ -187,6 +187,37 @@ def resident_block(
     return moved, _like(cache, after)
 
 
+@register_dataclass
+@dataclass(frozen=True, kw_only=True)
+class SlotRows:
+    """Rows of a cache that the native library knows by number (see `slot_cache`).
+
+    Row r of a call has the cache's row `slots[r]`, each another one; those with -1 stand last, are
+    given zeros and cost nothing.
+    """
+
+    cache: Int[Array, "1"]
+    slots: Int[Array, "B"]
+
+
+def slots_block(
+    x: Float[Array, "B T D"],
+    starts: Int[Array, "B"],
+    turn: tuple[Float[Array, "B T P"], Float[Array, "B T P"]],
+    rows: SlotRows,
+    blocks: ResidentBlocks,
+    *,
+    layer: int,
+) -> Float[Array, "B T D"]:
+    """As `resident_block`, over rows of a cache that is no array of the program: it is written in
+    place, in the order in which each block takes what the one before it gave."""
+    call = jax.ffi.ffi_call("bluejay_slots_block", jax.ShapeDtypeStruct(x.shape, x.dtype))
+    moved: Array = call(
+        x, starts, *turn, blocks.numbers, rows.cache, rows.slots, layer=np.int64(layer)
+    )
+    return moved
+
+
 def _block_call(
     name: str, x: Float[Array, "B T D"], cache: CacheArrays
 ) -> tuple[Callable[..., Sequence[Array]], list[Array]]:

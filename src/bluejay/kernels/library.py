@@ -5,7 +5,9 @@ import functools
 import importlib.util
 import os
 import time
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -28,6 +30,7 @@ _TARGETS = (
     "bluejay_decoder_block",
     "bluejay_keep_block",
     "bluejay_resident_block",
+    "bluejay_slots_block",
     "bluejay_choose",
 )
 
@@ -68,6 +71,27 @@ class Library:
     def forget_block(self, number: int) -> None:
         """Waits for the calls that read the block; later ones are refused."""
         self._functions.bluejay_forget_block(ctypes.c_int32(number))
+
+    def keep_cache(
+        self, bytes_per_value: int, sizes: Sequence[int], arrays: Sequence[NDArray[Any]]
+    ) -> int:
+        """A number for a cache of these sizes: layers, rows, key/value heads, capacity, width.
+
+        `arrays` are keys, values and, for bytes, their scales; they stay where they are until the
+        cache is forgotten.
+        """
+        addresses = [array.ctypes.data for array in arrays]
+        return int(
+            self._functions.bluejay_keep_cache(
+                ctypes.c_int32(bytes_per_value),
+                (ctypes.c_int64 * len(sizes))(*sizes),
+                *map(ctypes.c_void_p, [*addresses, None, None][:4]),
+            )
+        )
+
+    def forget_cache(self, number: int) -> None:
+        """Waits for the calls that use the cache; later ones are refused."""
+        self._functions.bluejay_forget_cache(ctypes.c_int32(number))
 
     @property
     def decoding_seconds(self) -> float:

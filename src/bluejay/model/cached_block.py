@@ -19,10 +19,12 @@ from bluejay.kernels.decoding import (
     CacheArrays,
     Linear,
     ResidentBlocks,
+    SlotRows,
     StoredWeight,
     decoder_block,
     decodes_natively,
     resident_block,
+    slots_block,
 )
 from bluejay.kernels.resident_blocks import keep_blocks
 from bluejay.model.cache import LayerCache
@@ -82,6 +84,18 @@ def resident_cached_block(
         x, starts, _turn(turn, x), _cache_arrays(cache), blocks, layer=layer
     )
     return moved, LayerCache(**arrays._asdict())
+
+
+def slots_cached_block(
+    blocks: ResidentBlocks,
+    layer: int,
+    x: Float[Array, "B T D"],
+    starts: Int[Array, "B"],
+    turn: Rotation | None,
+    rows: SlotRows,
+) -> Float[Array, "B T D"]:
+    """As `resident_cached_block`, over rows of a cache that is kept as well."""
+    return slots_block(x, starts, _turn(turn, x), rows, blocks, layer=layer)
 
 
 def keep_params(params: DecoderParams, *, config: DecoderConfig) -> DecoderParams:

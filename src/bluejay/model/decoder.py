@@ -14,12 +14,13 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from bluejay.kernels.decoding import ResidentBlocks, decodes_natively
+from bluejay.kernels.decoding import ResidentBlocks, SlotRows, decodes_natively
 from bluejay.model.cache import Cache, LayerCache, append, widened
 from bluejay.model.cached_block import (
     cached_block,
     decodes_block_natively,
     resident_cached_block,
+    slots_cached_block,
 )
 from bluejay.model.config import DecoderConfig
 from bluejay.model.parallel_block import parallel_block, trains_natively
@@ -135,6 +136,24 @@ def extend(
             new_cache = appended
         layers.append(new_cache)
     return x, Cache(layers=tuple(layers))
+
+
+def extend_slots(
+    params: DecoderParams,
+    ids: Int[Array, "B T"],
+    starts: Int[Array, "B"],
+    rows: SlotRows,
+    *,
+    config: DecoderConfig,
+) -> Float[Array, "B T D"]:
+    """As `extend`, of kept blocks over rows of a kept cache, which is written in place."""
+    positions = starts[:, None] + jnp.arange(ids.shape[1], dtype=starts.dtype)[None, :]
+    turn = _place(positions, config).turn
+    x = embed(params, ids, positions)
+    assert isinstance(params.blocks, ResidentBlocks), "kept caches are for kept blocks"
+    for layer in range(config.num_layers):
+        x = slots_cached_block(params.blocks, layer, x, starts, turn, rows)
+    return x
 
 
 def embed(

@@ -1,0 +1,57 @@
+"""A cache of many rows in memory that the native library knows by a number.
+
+Programs take the number and not the arrays: a call has JAX look at one array where there were two a
+layer, and a call that fails leaves the other rows as they are.
+
+Axes: L layers  R rows  K key/value heads  S capacity in positions  H head width
+"""
+
+import math
+import weakref
+from typing import Any
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+from bluejay.core.large_pages import ALIGNMENT
+from bluejay.kernels.library import Library, library
+
+
+class SlotCache:
+    """Zeros of float32, float16 or int8; memory is taken when something is written there.
+
+    `sizes` are L, R, K, S and H. The memory is let go with this object, which must live until the
+    last program that has its number has run: later ones are refused.
+    """
+
+    def __init__(self, sizes: tuple[int, int, int, int, int], dtype: DTypeLike) -> None:
+        found = library()
+        assert found is not None, "only the native library has such caches"
+        self.sizes = sizes
+        stored = np.dtype(dtype)
+        self._arrays = [_aligned_zeros(sizes, stored) for _ in range(2)]
+        if stored == np.int8:
+            scales = np.dtype(np.float32)
+            self._arrays += [_aligned_zeros(sizes[:-1], scales) for _ in range(2)]
+        number = found.keep_cache(stored.itemsize, sizes, self._arrays)
+        self.number = np.array([number], np.int32)
+        weakref.finalize(self, _forget, found, number, self._arrays)
+
+    def copy(self, source: int, target: int, length: int) -> None:
+        """Copy the first `length` positions of a row over those of another. No program that
+        touches either may run meanwhile."""
+        for array in self._arrays:
+            array[:, target, :, :length] = array[:, source, :, :length]
+
+
+def _aligned_zeros(shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
+    length = math.prod(shape) * dtype.itemsize
+    memory = np.zeros(length + ALIGNMENT, np.uint8)
+    begin = -memory.ctypes.data % ALIGNMENT
+    return memory[begin : begin + length].view(dtype).reshape(shape)
+
+
+def _forget(found: Library, number: int, arrays: Any) -> None:
+    # `arrays` are let go behind the number. No hints of sequences: see `resident_blocks`.
+    found.forget_cache(number)
+    del arrays
