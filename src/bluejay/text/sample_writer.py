@@ -4,7 +4,6 @@ Starts without JAX. Everybody who shows text that was generated writes it here, 
 and what comes at once cannot differ.
 """
 
-import codecs
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -97,10 +96,11 @@ class SampleWriter:
 
     def _take(self, score: TokenScore, *, is_shown: bool = True) -> str:
         data = self._tokenizer.token_bytes(score.id) if is_shown else b""
-        pending = self._detokenizer.pending
-        # Bytes that cannot go on with the character before end it, as U+FFFD.
-        ends = bool(pending and data) and not _is_beginning(pending + data[:1])
-        offset = self._detokenizer.num_chars + ends
+        offset = self._detokenizer.num_chars
+        if data:
+            # Bytes held back become a character, or several if the next does not go on with them.
+            begun = self._detokenizer.pending + data[:1]
+            offset += len(begun.decode("utf-8", errors="replace")) - 1
         self._waiting.append(WrittenToken(score=score, offset=offset, is_shown=is_shown))
         return self._detokenizer.feed_bytes(data)
 
@@ -115,12 +115,3 @@ class SampleWriter:
         ready = tuple(self._waiting[:num_ready])
         del self._waiting[:num_ready]
         return TextPiece(text=text, tokens=ready)
-
-
-def _is_beginning(data: bytes) -> bool:
-    """Whether UTF-8 text may begin with these bytes."""
-    try:
-        codecs.getincrementaldecoder("utf-8")().decode(data)
-    except UnicodeDecodeError:
-        return False
-    return True
