@@ -196,6 +196,7 @@ def test_the_second_of_two_equal_prompts_computes_its_last_chunk() -> None:
     )
     mine = [one for one in bench.steps if isinstance(one, PrefillChunk) and one.request is second]
     assert [(step.begin, step.size) for step in mine] == [(288, 16)]
+    assert bench.steps[bench.steps.index(copy) + 1] is mine[0], "it follows the copy at once"
     assert second.progress == PromptProgress(num_done=300, num_tokens=300, num_cached=288)
     assert bench.scheduler.counts.cached_prompt_tokens == 288
     assert bench.scheduler.counts.prompt_tokens == 600
@@ -242,6 +243,46 @@ def test_the_slot_that_was_not_used_for_longest_is_taken() -> None:
     newcomer = bench.submit(texts[3])
     bench.run()
     assert newcomer.slots == slots[1]
+
+
+def test_a_slot_that_was_copied_from_counts_as_used() -> None:
+    bench = Bench(num_slots=3)
+    poem, story, verse = (bench.submit(ids(n, 5_000 * n)) for n in (40, 1_000, 50))
+    bench.run()
+    continued = bench.submit([*list(story.request.prompts[0])[:256], *ids(50)])
+    bench.run()
+    assert (continued.slots, continued.num_cached) == (poem.slots, 256)
+    newcomer = bench.submit(ids(40, 1_000))
+    bench.run()
+    assert newcomer.slots == verse.slots
+
+
+def test_a_prompt_of_a_group_leaves_another_the_row_that_holds_its_prefix() -> None:
+    bench = Bench(num_slots=2)
+    held, other = bench.submit(ids(300)), bench.submit(ids(300, 1_000))
+    bench.run()
+    group = bench.submit(ids(40, 2_000), ids(300))
+    bench.run()
+    assert group.slots == (*other.slots, *held.slots)
+    assert group.num_cached == 288
+
+
+def test_a_copy_that_was_cancelled_leaves_nothing_to_reuse() -> None:
+    bench = Bench(num_slots=2)
+    target = bench.submit(ids(300, 1_000))
+    bench.run()
+    source = bench.submit(ids(300), max_tokens=50)
+    bench.run_prompts(source)
+    cancelled = bench.submit(ids(300))
+    while not isinstance(step := bench.scheduler.next_step(), CopyPrefix):
+        bench.device.run(step)
+    assert step.target == target.slots[0]
+    bench.device.copy(step)
+    bench.scheduler.cancel(cancelled)
+    bench.scheduler.prefilled(step)
+    again = bench.submit(ids(300, 1_000))
+    bench.run(again)
+    assert again.num_cached == 0
 
 
 @pytest.mark.parametrize("num_steps", [0, 1, 2, 3, 6, 9])
