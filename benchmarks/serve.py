@@ -102,7 +102,7 @@ def mix_of(given: argparse.Namespace, model: str) -> Mix:
 
 def scale_of(given: argparse.Namespace) -> Scale:
     """The scale of the table, with what `--set` changes."""
-    types = {item.name: type(item.default) for item in fields(Scale)}
+    types: dict[str, Any] = {item.name: type(item.default) for item in fields(Scale)}
     changes: dict[str, Any] = {"longest": given.longest}
     for part in filter(None, given.set.split(",")):
         name, _, value = part.partition("=")

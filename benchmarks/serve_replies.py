@@ -62,7 +62,7 @@ class Outcome:
 def read_reply(reply: Reply) -> Outcome:
     """What the client saw."""
     call = reply.call
-    about = {
+    about: dict[str, Any] = {
         "path": call.path,
         "streams": call.streams,
         "sent": reply.sent,

@@ -110,7 +110,8 @@ class Mix:
 
 def text_from(start: int, num_tokens: int) -> str:
     """About that many tokens of text, from a word of the documentation on."""
-    wanted, pieces, length = num_tokens * CHARACTERS_PER_TOKEN, [], 0
+    wanted, length = num_tokens * CHARACTERS_PER_TOKEN, 0
+    pieces: list[str] = []
     for offset in count():
         word = _WORDS[(start + offset) % len(_WORDS)]
         length += len(word) + 1

@@ -153,7 +153,7 @@ def test_errors_are_counted_by_kind() -> None:
     [
         (b'data: {"choices": [{"text": "a"}]}\n\n', "no [DONE]"),
         (b'data: {"choices": [{"text": "a"}]}\n\ndata: {"error": {}}\n\n', "error frame"),
-        (b'data: {"choices": [{"te\n\n', "bad json"),
+        (b'data: {"choices": [{"\n\n', "bad json"),
         (b'data: {"choices": [{"text": "a"}]}\n\ndata: [DONE]\n\n', "ok"),
     ],
 )
