@@ -80,6 +80,14 @@ class GuardedProtocol(H11Protocol):
         except h11.LocalProtocolError:
             # What came is broken, and an answer has begun: it cannot be told.
             self.transport.close()
+        if self.flow.read_paused and self._is_ahead():
+            # Only who reads notices that the client has left.
+            self.flow.resume_reading()
+
+    def _is_ahead(self) -> bool:
+        """Whether a little of the next request has come while this one is answered."""
+        ahead, _ = self.conn.trailing_data
+        return self.conn.their_state is h11.DONE and len(ahead) <= self.limits.header_bytes
 
     def on_response_complete(self) -> None:
         self._has_part, self._had_request, self._waiting_since = False, True, self.loop.time()

@@ -45,36 +45,39 @@ async def until_disconnect(
     """
     task = asyncio.create_task(work)
     try:
-        await _finish_or_interrupt(call, task, _deadline(call, seconds))
+        await _finish_or_interrupt(call, task, _granted(call, seconds))
         return task.result()
     finally:
         await _cancel(task)
 
 
-async def _finish_or_interrupt(call: Call[Any], task: "asyncio.Task[Any]", deadline: float) -> None:
+async def _finish_or_interrupt(call: Call[Any], task: "asyncio.Task[Any]", seconds: float) -> None:
     """Return when `task` is done; raise what must end it before."""
     end = call.connection.end
-    remaining = max(0.0, deadline - time.monotonic())
+    remaining = max(0.0, seconds - call.record.seconds())
     await asyncio.wait((task, end), timeout=remaining, return_when=asyncio.FIRST_COMPLETED)
     if task.done():
         return
     if end.done():
         raise end.result()
-    raise _too_late(call.connection, deadline - call.record.started)
+    raise _too_late(call.connection, seconds)
 
 
 async def _cancel(task: "asyncio.Task[Any]") -> None:
     """End `task` and wait until it has cleaned up; what it raises then is nobody's any more."""
-    if not task.done():
-        task.cancel()
-        with suppress(asyncio.CancelledError, Exception):
-            await task
+    if task.done():
+        # Looked at, so that asyncio prints nothing about it.
+        _ = task.cancelled() or task.exception()
+        return
+    task.cancel()
+    with suppress(asyncio.CancelledError, Exception):
+        await task
 
 
-def _deadline(call: Call[Any], seconds: float | None) -> float:
-    """When the call must be over, by `time.monotonic`."""
+def _granted(call: Call[Any], seconds: float | None) -> float:
+    """How long the call may take, from its start."""
     most = call.connection.limits.wait.request_seconds
-    return call.record.started + (most if seconds is None else min(seconds, most))
+    return most if seconds is None else min(seconds, most)
 
 
 def _too_late(connection: Connection, seconds: float) -> ApiError:
@@ -107,7 +110,7 @@ def event_stream(
     ending = _Ending(
         frame=closing,
         error_name=error_name,
-        deadline=_deadline(call, seconds),
+        seconds=_granted(call, seconds),
         callback=on_end or (lambda: None),
     )
     return _EventStream(call, events, ending)
@@ -115,11 +118,14 @@ def event_stream(
 
 @dataclass(frozen=True, kw_only=True)
 class _Ending:
-    """How a stream ends: its last frame if it is whole, the name of the other one, and when."""
+    """How a stream ends: its last frame if it is whole, the name of the other one, and when.
+
+    `seconds` are counted from the request's start.
+    """
 
     frame: bytes
     error_name: str | None
-    deadline: float
+    seconds: float
     callback: Callable[[], None]
 
 
@@ -169,12 +175,12 @@ class _EventStream(Response):
 
     async def _watch(self, pump: "asyncio.Task[None]", send: Send) -> None:
         """Return when `pump` is done; raise what must end it before."""
-        end, deadline = self._call.connection.end, self._ending.deadline
+        end, deadline = self._call.connection.end, self._call.record.started + self._ending.seconds
         silence = self._call.connection.limits.wait.ping_seconds
         while not pump.done():
             now = time.monotonic()
             if now >= deadline:
-                raise _too_late(self._call.connection, deadline - self._call.record.started)
+                raise _too_late(self._call.connection, self._ending.seconds)
             if now >= self._last_sent + silence:
                 await send(_part(_PING))
                 self._last_sent = now
