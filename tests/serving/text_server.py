@@ -1,12 +1,14 @@
 """A live server of the text routes, and the clients that talk to it."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from openai import OpenAI
 
 from bluejay.generation.engine_requests import Engine
@@ -22,6 +24,7 @@ from bluejay.text.chat_templates import PLAIN
 from bluejay.vocab.roles import SpecialRoles
 from bluejay.vocab.tokenizer import Tokenizer
 from bluejay.vocab.tokenizer_json import build_backend
+from serving.fake_engine import FakeEngine, TinyModel
 from serving.live_server import Answer, Raw, live_server, make_app
 from tokenizers_for_tests import small_document
 
@@ -57,6 +60,10 @@ def text_routes(service: TextService) -> list[Route]:
     return [route for make in makers for route in make(service)]
 
 
+Reference = Callable[[Sequence[int]], NDArray[np.floating]]
+"""[V] log probabilities of the id behind these: what a served model must agree with."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class TextServer:
     """A live server, what it serves, OpenAI's client, and one that sends what it likes."""
@@ -64,6 +71,7 @@ class TextServer:
     service: TextService
     client: OpenAI
     raw: Raw
+    reference: "Reference | None" = None
 
     def post(self, path: str, **body: Any) -> Answer:
         """A body as it is, as JSON."""
@@ -77,10 +85,30 @@ class TextServer:
 
 
 @contextmanager
-def serve_text(service: TextService, **given: Any) -> Iterator[TextServer]:
+def serve_text(
+    service: TextService, *, reference: Reference | None = None, **given: Any
+) -> Iterator[TextServer]:
     """A live server of `service`; `given` is for the application."""
     app: App = make_app(text_routes(service), status=service.engine.status, **given)
     with live_server(app) as listening:
         url = f"http://127.0.0.1:{listening.port}/v1"
         with OpenAI(base_url=url, api_key=KEY, max_retries=0) as client:
-            yield TextServer(service=service, client=client, raw=Raw(port=listening.port))
+            raw = Raw(port=listening.port)
+            yield TextServer(service=service, client=client, raw=raw, reference=reference)
+
+
+@contextmanager
+def serve_tiny() -> Iterator[TextServer]:
+    """The tiny model behind a fake engine."""
+    model = TinyModel(small_tokenizer(), NUM_ROWS)
+    engine = FakeEngine(model.answer)
+    try:
+        service = text_service(engine)
+        with serve_text(service, reference=lambda ids: model.logprobs(ids[-1])) as server:
+            yield server
+    finally:
+        engine.close()
+
+
+SERVED = {"tiny": serve_tiny}
+"""What the suites that know nothing of the engine run against."""
