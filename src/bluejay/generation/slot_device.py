@@ -1,0 +1,306 @@
+"""A decoder with one cache for many sequences, and what can be done with its rows.
+
+Axes: R rows of a call  V vocabulary  T tokens of a chunk
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float32
+from numpy.typing import NDArray
+
+from bluejay.core.errors import UsageError
+from bluejay.generation.device_arrays import on_device
+from bluejay.generation.runner import Runner
+from bluejay.generation.sampling import Choices
+from bluejay.generation.scheduled_steps import PrefillChunk
+from bluejay.generation.slot_programs import (
+    MOST_ALTERNATIVES,
+    Masks,
+    SlotForm,
+    SlotsCache,
+    SlotState,
+    SlotTables,
+    choose_first,
+    copy_row,
+    decode_rows,
+    fill_tables,
+    peek_rows,
+    run_chunk,
+    score_chunk,
+)
+from bluejay.generation.slot_rows import RowInputs, SlotRow, packed_rows
+from bluejay.kernels.decoding import ResidentBlocks
+from bluejay.kernels.slot_cache import SlotCache
+from bluejay.model.cache import Cache, empty_cache
+from bluejay.model.cached_block import keep_params
+from bluejay.model.params import DecoderParams
+from bluejay.nn.attention import CACHE_BLOCK
+
+
+class CallForm(NamedTuple):
+    """Which program a choice is made by: any of them makes the same, if it can make it at all.
+
+    `is_full` rows may have penalties, a bias or a constraint.
+    """
+
+    is_full: bool = False
+    has_alternatives: bool = False
+
+
+class Lost(NamedTuple):
+    """What a failed call took with it: what all slots held, or what penalties need to know."""
+
+    cache: bool
+    tables: bool
+
+
+class SlotDevice:
+    """Runs one decoder over `num_slots` sequences of up to `context_length` tokens.
+
+    `allowed` [V] tells which ids may be chosen at all. `adapters` are further parameters of the
+    same shapes by name; None names the runner's own. Used by one thread at a time.
+    """
+
+    def __init__(
+        self,
+        runner: Runner,
+        *,
+        allowed: NDArray[np.bool_],
+        num_slots: int,
+        context_length: int,
+        adapters: Mapping[str, DecoderParams] | None = None,
+    ) -> None:
+        self.config, self.num_slots = runner.config, num_slots
+        self.capacity = -(-context_length // CACHE_BLOCK) * CACHE_BLOCK
+        self._cache_dtype = runner.cache_dtype
+        self.is_kept = isinstance(runner.operands.blocks, ResidentBlocks)
+        self._operands: dict[str | None, DecoderParams] = {None: runner.operands}
+        for name, params in (adapters or {}).items():
+            kept = keep_params(params, config=self.config) if self.is_kept else params
+            self._operands[name] = kept
+        self._allowed = on_device(allowed, np.bool_)
+        self._kept = self._new_kept_cache() if self.is_kept else None
+        self._cache, self._tables = self._new_cache(), self._new_tables()
+        most = min(MOST_ALTERNATIVES, self.config.vocab_size)
+        self._forms = [
+            SlotForm(config=self.config, is_native=runner.is_native, num_alternatives=count)
+            for count in (0, most)
+        ]
+        powers = [1 << bits for bits in range(num_slots.bit_length()) if 1 << bits < num_slots]
+        # Numbers of rows that a call may have. XLA keeps a row's bits in one of them alone.
+        self.sizes = (*powers, num_slots) if self.is_kept else (num_slots,)
+        self._permits_all = {
+            size: on_device(np.ones((size, allowed.size), np.bool_), np.bool_)
+            for size in {1, *self.sizes}
+        }
+
+    @property
+    def adapters(self) -> frozenset[str]:
+        """Names of further parameters."""
+        return frozenset(name for name in self._operands if name is not None)
+
+    def prefill(self, step: PrefillChunk) -> Float32[Array, "1 V"]:
+        """Run a chunk of a prompt; raw logits behind its last id, still on the device."""
+        state = SlotState(cache=self._cache)
+        ids = _padded_ids([step.ids], step.size)
+        params, form = self._params_of(step), self._forms[0]
+        found, state = run_chunk(params, ids, _place(step), state=state, form=form)
+        self._cache = state.cache
+        logits: Array = found
+        return logits
+
+    def score(self, step: PrefillChunk) -> tuple[Float32[Array, "1 V"], Choices]:
+        """As `prefill`, of a request's only prompt, with the scores [T] of the id behind each of
+        the chunk's; behind the prompt's last they mean nothing."""
+        [prompt] = step.request.request.prompts
+        end = step.begin + len(step.ids)
+        ids = _padded_ids([step.ids, prompt[step.begin + 1 : end + 1]], step.size)
+        logits, found, state = score_chunk(
+            self._params_of(step),
+            ids,
+            _place(step),
+            Masks(self._allowed),
+            state=SlotState(cache=self._cache),
+            form=self._forms[1],
+        )
+        self._cache = state.cache
+        scores = _on_host(found)
+        return logits, Choices(*(array[: len(step.ids)] for array in scores))
+
+    def copy(self, source: int, target: int, length: int) -> None:
+        """Copy the first positions of a slot over those of another."""
+        if self._kept is not None:
+            self._kept.copy(source, target, length)
+        else:
+            assert isinstance(self._cache, Cache)
+            self._cache = copy_row(np.int32(source), np.int32(target), cache=self._cache)
+
+    def fill(self, slot: int, prompt: Sequence[int], logit_bias: Mapping[int, float]) -> None:
+        """A sample begins in the slot that needs full calls."""
+        in_prompt = np.zeros(self.config.vocab_size, np.bool_)
+        in_prompt[list(prompt)] = True
+        bias = np.zeros(self.config.vocab_size, np.float32)
+        bias[list(logit_bias)] = list(logit_bias.values())
+        self._tables = fill_tables(np.int32(slot), in_prompt, bias, tables=self._tables)
+
+    def choose_first(
+        self,
+        logits: Array | NDArray[np.float32],
+        row: SlotRow,
+        form: CallForm,
+        *,
+        permitted: NDArray[np.bool_] | None = None,
+    ) -> Choices:
+        """An id [1] from logits [1, V]. `permitted` [1, V] narrows what is allowed, in a full
+        call."""
+        found, tables = choose_first(
+            logits,
+            _inputs([row], size=1),
+            self._masks(form, 1, permitted),
+            tables=self._tables if form.is_full else None,
+            form=self._forms[form.has_alternatives],
+        )
+        if tables is not None:
+            self._tables = tables
+        return _on_host(found)
+
+    def decode(
+        self,
+        rows: Sequence[SlotRow],
+        form: CallForm,
+        *,
+        num_steps: int,
+        adapter: str | None = None,
+        permitted: NDArray[np.bool_] | None = None,
+    ) -> Choices:
+        """The choices [steps, R] of the steps that were taken: not all, if every row ends before.
+
+        `permitted` [R, V] narrows what is allowed, in a full call of one step.
+        """
+        size, places = self._places(rows)
+        if permitted is not None:
+            wider = np.ones((size, permitted.shape[1]), np.bool_)
+            wider[places] = permitted
+            permitted = wider
+        found, count, state = decode_rows(
+            self._operands[adapter],
+            _inputs(rows, size=size, places=places),
+            np.int32(num_steps),
+            self._masks(form, size, permitted),
+            state=SlotState(cache=self._cache, tables=self._tables if form.is_full else None),
+            form=self._forms[form.has_alternatives],
+        )
+        self._take(state)
+        taken = int(count)
+        return Choices(*(array[:taken, places] for array in _on_host(found)))
+
+    def peek(self, rows: Sequence[SlotRow], *, adapter: str | None = None) -> NDArray[np.float32]:
+        """Raw logits [R, V] behind each row's token, which is in the cache then."""
+        size, places = self._places(rows)
+        found, state = peek_rows(
+            self._operands[adapter],
+            _inputs(rows, size=size, places=places),
+            state=SlotState(cache=self._cache),
+            form=self._forms[0],
+        )
+        self._take(state)
+        scores: NDArray[np.float32] = np.asarray(found)[places]
+        return scores
+
+    def recover(self) -> Lost:
+        """To be called when a call failed: makes anew what it took with it."""
+        lost_cache, lost_tables = not _is_there(self._cache), not _is_there(self._tables)
+        if lost_cache:
+            self._cache = self._new_cache()
+        if lost_tables:
+            self._tables = self._new_tables()
+        return Lost(lost_cache and not self.is_kept, lost_tables)
+
+    def _take(self, state: SlotState) -> None:
+        self._cache = state.cache
+        if state.tables is not None:
+            self._tables = state.tables
+
+    def _params_of(self, step: PrefillChunk) -> DecoderParams:
+        return self._operands[step.request.request.adapter]
+
+    def _places(self, rows: Sequence[SlotRow]) -> tuple[int, list[int]]:
+        """The number of rows of a call for these, and where each of them stands in it."""
+        if not self.is_kept:
+            return self.num_slots, [row.slot for row in rows]
+        size = next(size for size in self.sizes if size >= len(rows))
+        return size, list(range(len(rows)))
+
+    def _masks(self, form: CallForm, size: int, permitted: NDArray[np.bool_] | None) -> Masks:
+        if not form.is_full:
+            assert permitted is None, "plain calls have one mask for all"
+            return Masks(self._allowed)
+        if permitted is None:
+            return Masks(self._allowed, self._permits_all[size])
+        return Masks(self._allowed, on_device(permitted, np.bool_))
+
+    def _new_kept_cache(self) -> SlotCache:
+        config = self.config
+        heads = (config.num_kv_heads, self.capacity, config.head_dim)
+        return SlotCache((config.num_layers, self.num_slots, *heads), self._cache_dtype)
+
+    def _new_cache(self) -> SlotsCache:
+        if self._kept is not None:
+            return on_device(self._kept.number, np.int32)
+        return empty_cache(
+            self.config, batch=self.num_slots, capacity=self.capacity, dtype=self._cache_dtype
+        )
+
+    def _new_tables(self) -> SlotTables:
+        shape = (self.num_slots + 1, self.config.vocab_size)
+        return SlotTables(
+            in_prompt=jnp.zeros(shape, jnp.bool_),
+            counts=jnp.zeros(shape, jnp.int32),
+            logit_bias=jnp.zeros(shape, jnp.float32),
+        )
+
+
+def require_context(context_length: int, runner: Runner) -> None:
+    """Raise UsageError for a context longer than the model's."""
+    if context_length > runner.config.context_length:
+        raise UsageError(
+            f"A context of {context_length} tokens exceeds the model's"
+            f" {runner.config.context_length}: start with a smaller --context."
+        )
+
+
+def _inputs(
+    rows: Sequence[SlotRow], *, size: int, places: Sequence[int] | None = None
+) -> RowInputs:
+    packed = packed_rows(rows, size=size, places=places or range(len(rows)))
+    return RowInputs(*jax.device_put(tuple(packed)))
+
+
+def _padded_ids(rows: Sequence[Sequence[int]], size: int) -> NDArray[np.int32]:
+    ids = np.zeros((len(rows), size), np.int32)
+    for row, given in zip(ids, rows, strict=True):
+        row[: len(given)] = given
+    return ids
+
+
+def _place(step: PrefillChunk) -> NDArray[np.int32]:
+    return np.array([step.slot, step.begin, len(step.ids) - 1], np.int32)
+
+
+def _on_host(found: Choices) -> Choices:
+    return Choices(*jax.device_get(tuple(found)))
+
+
+def _is_there(tree: SlotsCache | SlotTables) -> bool:
+    """Whether the arrays have not been given to a program that failed, nor come from one."""
+    if any(array.is_deleted() for array in jax.tree.leaves(tree)):
+        return False
+    try:
+        jax.block_until_ready(tree)
+    except jax.errors.JaxRuntimeError:
+        return False
+    return True
