@@ -4,6 +4,7 @@ import asyncio
 import threading
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field
+from typing import Any
 
 import msgspec
 from starlette.responses import Response
@@ -32,7 +33,7 @@ class EchoBody(StrictBody):
     logit_bias: dict[str, float] | None = None
     options: Options | None = None
     many: tuple[Options, ...] = ()
-    anything: object = None
+    anything: Any = None
 
 
 class EchoAnswer(msgspec.Struct, frozen=True):

@@ -43,13 +43,10 @@ class ErrorEnvelope(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def openapi_route(others: Sequence[Route]) -> Route:
-    """The route that describes `others` and itself."""
-    documents: list[dict[str, Any]] = []
+    """The route that describes `others` and itself. TypeError for a type that has no schema."""
 
     async def answer(_: Call[None]) -> Response:
-        if not documents:
-            documents.append(openapi_document([*others, route]))
-        return json_answer(documents[0])
+        return json_answer(document)
 
     route = Route(
         method="GET",
@@ -59,6 +56,7 @@ def openapi_route(others: Sequence[Route]) -> Route:
         answer=dict[str, Any],
         needs_engine=False,
     )
+    document = openapi_document([*others, route])
     return route
 
 
