@@ -184,7 +184,7 @@ def _refuse(message: str, kind: type[msgspec.Struct], refused: Mapping[str, str]
         param = f"{missing[2] or '$'}.{missing[1]}".removeprefix("$.")
         raise ApiError(400, f"The field '{param}' is missing.", param=param, code="missing_field")
     what, _, path = message.replace("`", "'").partition(" - at ")
-    what = what[:1].lower() + what[1:]
+    what = what[:1].lower() + (what[1:] if len(what) <= 200 else what[1:200] + "…")
     param = path.removeprefix("key in ").strip("'").removeprefix("$").removeprefix(".")
     if not param:
         raise ApiError(400, f"The body is wrong: {what}.")
