@@ -1,9 +1,10 @@
 #!/bin/sh
 # Builds the engines that Bluejay is compared with, from PyPI alone:
 #
-#     benchmarks/peers/build.sh FOLDER [all|llama.cpp|venv|openvino]
+#     benchmarks/peers/build.sh FOLDER [all|llama.cpp|llama-server|venv|openvino]
 #
 # FOLDER/llama.cpp/bin   llama-bench, llama-batched-bench, llama-perplexity, native flags
+# FOLDER/llama-server    bin/llama-server, the same flags, without its page (not part of "all")
 # FOLDER/venv            CTranslate2, OpenVINO, transformers, torch, llama-cpp-python
 # FOLDER/venv-openvino   optimum-intel, which converts for OpenVINO and wants an older transformers
 #
@@ -40,6 +41,17 @@ build_llama() {
   ninja -C "$folder/llama.cpp" -j "$jobs" llama-bench llama-batched-bench llama-perplexity
 }
 
+# Its page would be fetched from a hub while it is built; the API needs none.
+build_llama_server() {
+  fetch_llama
+  cmake -S "$source/vendor/llama.cpp" -B "$folder/llama-server" -G Ninja \
+    -DCMAKE_BUILD_TYPE=Release -DGGML_NATIVE=ON -DBUILD_SHARED_LIBS=ON -DLLAMA_BUILD_TESTS=OFF \
+    -DLLAMA_BUILD_EXAMPLES=OFF -DLLAMA_BUILD_SERVER=ON -DLLAMA_BUILD_UI=OFF \
+    -DLLAMA_USE_PREBUILT_UI=OFF -DLLAMA_BUILD_APP=OFF -DLLAMA_OPENSSL=OFF \
+    >"$folder/llama-server-configure.log"
+  ninja -C "$folder/llama-server" -j "$jobs" llama-server
+}
+
 # llama-cpp-python without a library of its own: it loads the one that was just compiled from
 # LLAMA_CPP_LIB_PATH, so that both are the same code with the same flags.
 build_venv() {
@@ -60,6 +72,8 @@ build_openvino() {
 }
 
 if wanted llama.cpp; then build_llama; fi
+# Only the benchmark of servers wants it.
+if [ "$part" = llama-server ]; then build_llama_server; fi
 if wanted venv; then build_venv; fi
 if wanted openvino; then build_openvino; fi
 echo "The peers are in $folder."
