@@ -3,7 +3,6 @@
 import json
 import threading
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from itertools import groupby, islice
 from typing import Any
@@ -25,38 +24,11 @@ from bluejay.generation.sampling_params import SamplingParams
 from bluejay.serving.access import make_access
 from bluejay.serving.limits import Limits, RequestLimits, WaitLimits
 from serving.fake_engine import Answer, FakeEngine, TinyModel, scripted
-from serving.live_server import PATIENCE, quick_limits
-from serving.text_server import (
-    END,
-    NUM_ROWS,
-    TextServer,
-    serve_text,
-    small_tokenizer,
-    text_service,
-)
+from serving.live_server import PATIENCE
+from serving.text_server import END, NUM_ROWS, TextServer, serve_answers, small_tokenizer
 
 TOKENIZER = small_tokenizer()
 LONG = TOKENIZER.encode("abcdefghij" * 150)
-
-
-@contextmanager
-def serving(
-    answer: Answer,
-    *,
-    engine_limits: EngineLimits | None = None,
-    limits: Limits | None = None,
-    times: Any = None,
-    **given: Any,
-) -> Iterator[tuple[TextServer, FakeEngine]]:
-    """A live server of an engine that answers as it is told."""
-    engine = FakeEngine(answer, limits=engine_limits)
-    chosen = limits or quick_limits()
-    more = {} if times is None else {"times": times}
-    try:
-        with serve_text(text_service(engine, limits=chosen, **more), limits=chosen, **given) as at:
-            yield at, engine
-    finally:
-        engine.close()
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +39,7 @@ def parrot() -> Iterator[tuple[TextServer, FakeEngine]]:
         [prompt] = request.prompts
         yield from scripted([i for i in prompt if i != END])(request)
 
-    with serving(repeat) as found:
+    with serve_answers(repeat) as found:
         yield found
 
 
@@ -191,7 +163,7 @@ def test_a_long_prompt_is_cut_as_the_client_says(
 
 def test_tenants_are_told_apart() -> None:
     access = make_access("127.0.0.1", keys=["one", "two"])
-    with serving(scripted(LONG), access=access) as (server, engine):
+    with serve_answers(scripted(LONG), access=access) as (server, engine):
         for key in ("one", "two", "one"):
             client = server.client.with_options(api_key=key)
             client.completions.create(model="small", prompt="a")
@@ -218,7 +190,7 @@ def test_names_that_are_not_there_are_not_found(parrot: tuple[TextServer, FakeEn
 
 
 def test_cached_tokens_are_reported() -> None:
-    with serving(scripted(LONG, num_cached=3)) as (server, _):
+    with serve_answers(scripted(LONG, num_cached=3)) as (server, _):
         usage = server.client.completions.create(model="small", prompt="abcde", n=2).usage
     assert usage is not None
     assert usage.prompt_tokens_details is not None
@@ -269,7 +241,7 @@ def batched(items: Iterable[list[int]], size: int) -> Iterator[list[list[int]]]:
 
 def test_tokens_that_are_no_text_are_shown_as_bytes() -> None:
     euro = [TOKENIZER.encode("€")[0]]
-    with serving(scripted([*euro, *TOKENIZER.encode("\\")])) as (server, _):
+    with serve_answers(scripted([*euro, *TOKENIZER.encode("\\")])) as (server, _):
         found = server.client.completions.create(
             model="small", prompt="a", logprobs=0, max_tokens=2
         ).choices[0]
@@ -287,7 +259,7 @@ def test_a_stop_string_ends_the_work_at_once() -> None:
         is_ahead.wait(PATIENCE)
         yield from events
 
-    with serving(answer) as (server, engine):
+    with serve_answers(answer) as (server, engine):
         found = server.client.completions.create(
             model="small", prompt="a", stop="c", max_tokens=1500
         )
@@ -301,7 +273,7 @@ def test_a_stop_string_ends_the_work_at_once() -> None:
 
 @pytest.mark.parametrize("stream", [False, True])
 def test_who_hangs_up_is_worked_for_no_longer(stream: bool) -> None:
-    with serving(scripted(LONG)) as (server, engine):
+    with serve_answers(scripted(LONG)) as (server, engine):
         engine.hold()
         with server.raw.connect() as connection:
             body = {"prompt": "a", "n": 2, "max_tokens": 1500, "stream": stream}
@@ -329,7 +301,7 @@ def test_who_hangs_up_in_the_middle_is_worked_for_no_longer() -> None:
         is_gone.wait(PATIENCE)
         yield from events
 
-    with serving(answer) as (server, engine):
+    with serve_answers(answer) as (server, engine):
         stream = server.client.completions.create(
             model="small", prompt="a", max_tokens=1500, stream=True
         )
@@ -343,7 +315,10 @@ def test_who_hangs_up_in_the_middle_is_worked_for_no_longer() -> None:
 
 @pytest.mark.parametrize("stream", [False, True])
 def test_a_full_queue_is_429_and_takes_none_of_the_samples(stream: bool) -> None:
-    with serving(scripted(LONG), engine_limits=EngineLimits(queued_requests=4)) as (server, engine):
+    with serve_answers(scripted(LONG), engine_limits=EngineLimits(queued_requests=4)) as (
+        server,
+        engine,
+    ):
         engine.hold()
         body = {"prompt": ["a"] * 3, "max_tokens": 1, "stream": stream}
         busy = threading.Thread(target=server.post, args=("/v1/completions",), kwargs=body)
@@ -360,7 +335,10 @@ def test_a_full_queue_is_429_and_takes_none_of_the_samples(stream: bool) -> None
 
 
 def test_openais_client_tries_again_by_itself() -> None:
-    with serving(scripted(LONG), engine_limits=EngineLimits(queued_requests=1)) as (server, engine):
+    with serve_answers(scripted(LONG), engine_limits=EngineLimits(queued_requests=1)) as (
+        server,
+        engine,
+    ):
         engine.hold()
         busy = threading.Thread(
             target=server.post, args=("/v1/completions",), kwargs={"prompt": "a", "max_tokens": 1}
@@ -378,7 +356,7 @@ def test_openais_client_tries_again_by_itself() -> None:
 
 def test_a_call_that_the_queue_could_never_hold_is_refused() -> None:
     small = EngineLimits(queued_requests=4, queued_tokens=100)
-    with serving(scripted(LONG), engine_limits=small) as (server, engine):
+    with serve_answers(scripted(LONG), engine_limits=small) as (server, engine):
         many = server.refusal("/v1/completions", prompt=["a"] * 5)
         assert (many["status"], "--max-queued-requests" in many["message"]) == (400, True)
         long = server.refusal("/v1/completions", prompt=["b" * 60] * 2)
@@ -398,7 +376,7 @@ def failing(after: int, *, is_transient: bool) -> Answer:
 
 @pytest.mark.parametrize(("is_transient", "status"), [(True, 503), (False, 500)])
 def test_a_sample_that_fails_is_told(is_transient: bool, status: int) -> None:
-    with serving(failing(2, is_transient=is_transient)) as (server, engine):
+    with serve_answers(failing(2, is_transient=is_transient)) as (server, engine):
         with pytest.raises(openai.InternalServerError) as caught:
             server.client.completions.create(model="small", prompt="a", n=2)
         assert caught.value.status_code == status
@@ -413,7 +391,7 @@ def test_a_sample_that_fails_is_told(is_transient: bool, status: int) -> None:
 
 
 def test_a_stream_that_fails_says_so_and_does_not_look_complete() -> None:
-    with serving(failing(2, is_transient=True)) as (server, _):
+    with serve_answers(failing(2, is_transient=True)) as (server, _):
         events = iter(server.client.completions.create(model="small", prompt="a", stream=True))
         assert [next(events).choices[0].text for _ in range(2)] == ["a", "b"]
         with pytest.raises(openai.APIError, match="out of memory"):
@@ -448,7 +426,7 @@ def test_an_engine_that_has_stopped_is_503(parrot: tuple[TextServer, FakeEngine]
 
 @pytest.mark.parametrize("stream", [False, True])
 def test_a_deadline_ends_the_request(stream: bool) -> None:
-    with serving(scripted(LONG)) as (server, engine):
+    with serve_answers(scripted(LONG)) as (server, engine):
         engine.hold()
         answer = server.post("/v1/completions", prompt="a", timeout_ms=50, stream=stream)
         text = answer.body.decode().removeprefix("data: ")
@@ -459,7 +437,7 @@ def test_a_deadline_ends_the_request(stream: bool) -> None:
 
 def test_a_request_that_waits_too_long_in_the_queue_is_503() -> None:
     limits = Limits(wait=WaitLimits(queue_seconds=0.05, drain_seconds=0.3))
-    with serving(scripted(LONG), limits=limits) as (server, engine):
+    with serve_answers(scripted(LONG), limits=limits) as (server, engine):
         engine.hold()
         error = server.refusal("/v1/completions", prompt="a")
         assert (error["status"], error["code"]) == (503, "queue_timeout")
@@ -488,7 +466,7 @@ def test_limits_are_the_servers_and_name_their_flags() -> None:
         ({"grammar": 'root ::= "aaaaaaaaaaaaaa"'}, "--max-grammar-bytes"),
         ({"timeout_ms": 2001}, "--request-timeout"),
     ]
-    with serving(scripted(LONG), limits=small) as (server, engine):
+    with serve_answers(scripted(LONG), limits=small) as (server, engine):
         for body, flag in cases:
             error = server.refusal("/v1/completions", **({"prompt": "a"} | body))
             assert error["status"] == 400
@@ -513,7 +491,7 @@ class Times:
 
 def test_times_of_tokens_are_kept_for_each_sample() -> None:
     times = Times()
-    with serving(scripted(LONG, per_event=2), times=times) as (server, _):
+    with serve_answers(scripted(LONG, per_event=2), times=times) as (server, _):
         server.client.completions.create(model="small", prompt="a", n=3, max_tokens=7)
     assert len(times.first) == 3
     assert sum(count for _, count in times.more) == 3 * 6
@@ -522,7 +500,7 @@ def test_times_of_tokens_are_kept_for_each_sample() -> None:
 
 def test_concurrent_calls_get_their_own_texts() -> None:
     model = TinyModel(TOKENIZER, NUM_ROWS)
-    with serving(model.answer) as (server, _):
+    with serve_answers(model.answer) as (server, _):
         alone = [ask(server.client, seed) for seed in range(12)]
         together: dict[int, str] = {}
         threads = [

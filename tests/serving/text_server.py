@@ -11,11 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 from openai import OpenAI
 
-from bluejay.generation.engine_requests import Engine
+from bluejay.generation.engine_requests import Engine, EngineLimits
 from bluejay.model.presets import gptj_config
+from bluejay.serving.access import Access
 from bluejay.serving.app import App
 from bluejay.serving.chat import chat_routes
 from bluejay.serving.completions import completion_routes
+from bluejay.serving.limits import Limits
 from bluejay.serving.models import model_routes
 from bluejay.serving.responses import response_routes
 from bluejay.serving.routes import Route
@@ -24,8 +26,9 @@ from bluejay.text.chat_templates import PLAIN
 from bluejay.vocab.roles import SpecialRoles
 from bluejay.vocab.tokenizer import Tokenizer
 from bluejay.vocab.tokenizer_json import build_backend
+from serving.fake_engine import Answer as EngineAnswer
 from serving.fake_engine import FakeEngine, TinyModel
-from serving.live_server import Answer, Raw, live_server, make_app
+from serving.live_server import Answer, Raw, live_server, make_app, quick_limits
 from tokenizers_for_tests import small_document
 
 NUM_ROWS = 264
@@ -95,6 +98,26 @@ def serve_text(
         with OpenAI(base_url=url, api_key=KEY, max_retries=0) as client:
             raw = Raw(port=listening.port)
             yield TextServer(service=service, client=client, raw=raw, reference=reference)
+
+
+@contextmanager
+def serve_answers(
+    answer: EngineAnswer,
+    *,
+    engine_limits: EngineLimits | None = None,
+    limits: Limits | None = None,
+    access: Access | None = None,
+    **given: Any,
+) -> Iterator[tuple[TextServer, FakeEngine]]:
+    """A live server of an engine that answers as it is told; `given` is of the service."""
+    engine = FakeEngine(answer, limits=engine_limits)
+    chosen = limits or quick_limits()
+    service = text_service(engine, limits=chosen, **given)
+    try:
+        with serve_text(service, limits=chosen, access=access or Access()) as server:
+            yield server, engine
+    finally:
+        engine.close()
 
 
 @contextmanager
