@@ -8,6 +8,7 @@ from typing import Any
 import jsonschema_rs
 import pytest
 
+from bluejay.serving.access import make_access
 from bluejay.serving.app import App
 from bluejay.serving.body import decode_body
 from serving.example_routes import EchoBody, example_routes
@@ -58,11 +59,16 @@ def test_whatever_it_lists_answers(server: Raw, document: dict[str, Any]) -> Non
             assert kind in operation["responses"][str(answer.status)]["content"]
 
 
-def test_only_live_needs_no_key(document: dict[str, Any]) -> None:
-    assert document["security"] == [{"key": []}]
+def test_only_live_needs_no_key_where_there_is_one(document: dict[str, Any]) -> None:
+    assert document["security"] == []
+    access = make_access("127.0.0.1", keys=["a-key"])
+    with live_server(make_app(example_routes(), access=access)) as listening:
+        raw = Raw(port=listening.port).with_defaults(X_API_Key="a-key")
+        guarded = json.loads(raw.request("GET", "/openapi.json").body)
+    assert guarded["security"] == [{"key": []}]
     opened = [
         path
-        for path, methods in document["paths"].items()
+        for path, methods in guarded["paths"].items()
         for operation in methods.values()
         if operation.get("security") == []
     ]

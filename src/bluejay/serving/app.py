@@ -38,7 +38,10 @@ class App:
         self.lifecycle = Lifecycle()
         self._status = status
         described = [*routes, *probe_routes(self.readiness, self.metrics)]
-        self.routes = (*described, openapi_route(described))
+        self.routes = (
+            *described,
+            openapi_route(described, needs_key=bool(self.access.keys_sha256)),
+        )
         self.router = Router(self.routes)
 
     def readiness(self) -> ApiError | None:

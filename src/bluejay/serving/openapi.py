@@ -42,7 +42,7 @@ class ErrorEnvelope(msgspec.Struct, frozen=True, kw_only=True):
     error: _ErrorDetails
 
 
-def openapi_route(others: Sequence[Route]) -> Route:
+def openapi_route(others: Sequence[Route], *, needs_key: bool) -> Route:
     """The route that describes `others` and itself. TypeError for a type that has no schema."""
 
     async def answer(_: Call[None]) -> Response:
@@ -56,12 +56,12 @@ def openapi_route(others: Sequence[Route]) -> Route:
         answer=dict[str, Any],
         needs_engine=False,
     )
-    document = openapi_document([*others, route])
+    document = openapi_document([*others, route], needs_key=needs_key)
     return route
 
 
-def openapi_document(routes: Sequence[Route]) -> dict[str, Any]:
-    """The whole description."""
+def openapi_document(routes: Sequence[Route], *, needs_key: bool) -> dict[str, Any]:
+    """The whole description, of a server that has keys or of one that has none."""
     kinds = [kind for route in routes for kind in (route.body, route.answer) if kind is not None]
     kinds.append(ErrorEnvelope)
     found, components = msgspec.json.schema_components(
@@ -80,7 +80,7 @@ def openapi_document(routes: Sequence[Route]) -> dict[str, Any]:
             "schemas": dict(components),
             "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}},
         },
-        "security": [{"key": []}],
+        "security": [{"key": []}] if needs_key else [],
     }
 
 
@@ -114,7 +114,7 @@ def _success(route: Route, schemas: dict[str, Any]) -> dict[str, Any]:
     else:
         content[route.media_type] = {}
     if route.streams:
-        content["text/event-stream"] = {"schema": {"type": "string"}}
+        content["text/event-stream"] = {}
     return {"description": "The answer.", "content": content}
 
 
