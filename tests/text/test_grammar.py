@@ -10,9 +10,9 @@ import pytest
 from bluejay.core.errors import UsageError
 from bluejay.text.grammar import (
     JSON_OBJECT,
-    MAX_SOURCE_BYTES,
     Grammar,
     GrammarConstraint,
+    GrammarLimits,
     compile_grammar,
     json_schema_grammar,
     rules_grammar,
@@ -222,8 +222,8 @@ UNIONS = {
         (UNIONS, "too large"),
         (nested(60), "nested 121 deep and may be 64"),
         (nested(200), "nested 401 deep and may be 64"),
-        ({"type": "object", "properties": MANY}, f"bytes and may have {MAX_SOURCE_BYTES}"),
-        ({"anyOf": [{"const": i} for i in range(2**16)]}, f"may have {MAX_SOURCE_BYTES}"),
+        ({"type": "object", "properties": MANY}, "bytes and may have 16384"),
+        ({"anyOf": [{"const": i} for i in range(2**16)]}, "may have 16384"),
     ],
 )
 def test_schemas_that_cannot_be_used_are_refused_with_the_reason(
@@ -243,7 +243,7 @@ def test_schemas_that_cannot_be_used_are_refused_with_the_reason(
         ("regex", "(?=a)b", "look-around"),
         ("regex", r"(a)\1", "backreferences"),
         ("regex", "(" * 65 + "a" + ")" * 65, "nested 65 deep and may be 64"),
-        ("regex", "a" * (MAX_SOURCE_BYTES + 1), "16385 bytes and may have 16384"),
+        ("regex", "a" * (16384 + 1), "16385 bytes and may have 16384"),
         ("lark", 'start: ( "a"', "Expected token"),
         ("lark", "start: x", "unknown name"),
         ("lark", 'begin: "a"', "start"),
@@ -333,3 +333,19 @@ def test_an_id_that_is_not_allowed_is_refused() -> None:
     constraint = start(Grammar(kind="regex", source="ab"))
     with pytest.raises(UsageError, match="regular expression"):
         constraint.accept(gpt2_tokenizer().encode("x")[0])
+
+
+def test_limits_can_be_moved() -> None:
+    deep = json_schema_grammar(nested(40))
+    with pytest.raises(UsageError, match="nested 81 deep"):
+        start(deep)
+    limits = GrammarLimits(max_depth=100)
+    compiled = compile_grammar(deep, gpt2_tokenizer(), vocab_rows=ROWS, limits=limits)
+    assert compiled.start().allowed().any()
+    with pytest.raises(UsageError, match="may take 1e-09 s"):
+        compile_grammar(
+            deep,
+            gpt2_tokenizer(),
+            vocab_rows=ROWS,
+            limits=GrammarLimits(max_depth=100, max_seconds=1e-9),
+        )

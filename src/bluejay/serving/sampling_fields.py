@@ -4,7 +4,6 @@ Ranges stand in the schema and are checked here rather than by msgspec, so that 
 value and what is allowed.
 """
 
-import asyncio
 import secrets
 from collections.abc import Callable
 from typing import Annotated, Any, Final, Literal
@@ -16,17 +15,12 @@ from bluejay.generation.engine_requests import Constraint
 from bluejay.generation.sampling_params import MAX_SEED, MAX_TOP_K, SamplingParams
 from bluejay.serving.errors import ApiError
 from bluejay.serving.fiction_fields import FictionFields, require_neutral
+from bluejay.serving.grammars import compiled_grammar
 from bluejay.serving.limits import Limits, RequestLimits
 from bluejay.serving.routes import StrictBody
 from bluejay.serving.samples import SampleOptions
 from bluejay.serving.service import TextService
-from bluejay.text.grammar import (
-    JSON_OBJECT,
-    Grammar,
-    compile_grammar,
-    json_schema_grammar,
-    rules_grammar,
-)
+from bluejay.text.grammar import JSON_OBJECT, Grammar, json_schema_grammar, rules_grammar
 from bluejay.vocab.quoting import quoted
 
 MAX_TEMPERATURE: Final = 2.0
@@ -263,20 +257,16 @@ async def constraint_maker(
         )
     param = "grammar" if fields.grammar is not None else "response_format"
     try:
-        grammar = _grammar(service.limits.request, fields)
-        if grammar is None:
-            return None
-        compiled = await asyncio.to_thread(
-            compile_grammar, grammar, service.tokenizer, vocab_rows=service.config.vocab_size
-        )
+        grammar = _grammar(fields)
     except BluejayError as error:
         raise ApiError(400, str(error), param=param) from None
-    return compiled.start
+    if grammar is None:
+        return None
+    return (await compiled_grammar(service, grammar, param=param)).start
 
 
-def _grammar(limits: RequestLimits, fields: SamplingFields) -> Grammar | None:
+def _grammar(fields: SamplingFields) -> Grammar | None:
     if fields.grammar is not None:
-        limits.check("grammar_bytes", len(fields.grammar.encode()), param="grammar")
         return rules_grammar(fields.grammar)
     match fields.response_format:
         case JsonObjectFormat():

@@ -23,10 +23,6 @@ from bluejay.vocab.tokenizer import Tokenizer
 
 GrammarKind = Literal["json_schema", "regex", "lark", "gbnf"]
 
-MAX_SOURCE_BYTES: Final = 16 * 1024
-MAX_DEPTH: Final = 64
-MAX_COMPILE_SECONDS: Final = 0.2
-
 # A small model may write white space for ever where it is allowed for ever.
 _JSON_SPACE: Final = r"[\x20\x0A\x0D\x09]{1,16}"
 # What llguidance calls the ways in which it stops.
@@ -53,34 +49,36 @@ _NESTING: Final = {
 
 
 @dataclass(frozen=True, kw_only=True)
+class GrammarLimits:
+    """What a grammar from outside may be; seconds are those of one thread's computing."""
+
+    max_bytes: int = 16 * 1024
+    max_depth: int = 64
+    max_seconds: float = 0.2
+
+
+@dataclass(frozen=True, kw_only=True)
 class Grammar:
     """What a text must match as a whole; `source` is JSON, a pattern, or rules.
 
     GBNF is the notation of llama.cpp's grammars (`root ::= ...`); Lark's rules begin at `start`.
-    Raises UsageError for a source that is too long or too deep.
     """
 
     kind: GrammarKind
     source: str
-
-    def __post_init__(self) -> None:
-        size = len(self.source.encode("utf-8", errors="surrogatepass"))
-        if size > MAX_SOURCE_BYTES:
-            raise UsageError(
-                f"The {self.noun} has {size} bytes and may have {MAX_SOURCE_BYTES}: shorten it."
-            )
-        depth = self._depth()
-        if depth > MAX_DEPTH:
-            raise UsageError(
-                f"The {self.noun} is nested {depth} deep and may be {MAX_DEPTH}: make it flatter."
-            )
 
     @property
     def noun(self) -> str:
         """What it is called in messages."""
         return _NOUNS[self.kind]
 
-    def _depth(self) -> int:
+    @property
+    def num_bytes(self) -> int:
+        """Of the source in UTF-8."""
+        return len(self.source.encode("utf-8", errors="surrogatepass"))
+
+    @property
+    def depth(self) -> int:
         """The deepest nesting of brackets that are not quoted."""
         opening, closing, quotes = _NESTING[self.kind]
         depth = deepest = 0
@@ -116,7 +114,7 @@ def json_schema_grammar(schema: Mapping[str, Any] | bool) -> Grammar:
         )
     except RecursionError:
         raise UsageError(
-            f"The JSON schema is nested deeper than {MAX_DEPTH}: make it flatter."
+            "The JSON schema is nested deeper than any that can be used: make it flatter."
         ) from None
     return Grammar(kind="json_schema", source=source)
 
@@ -189,30 +187,55 @@ class CompiledGrammar:
         return GrammarConstraint(self._matcher.deep_copy(), self._sampleable, self._noun)
 
 
-def compile_grammar(grammar: Grammar, tokenizer: Tokenizer, *, vocab_rows: int) -> CompiledGrammar:
+def compile_grammar(
+    grammar: Grammar,
+    tokenizer: Tokenizer,
+    *,
+    vocab_rows: int,
+    limits: GrammarLimits | None = None,
+) -> CompiledGrammar:
     """A grammar for a model with `vocab_rows` rows.
 
     Raises UsageError with the reason if it is malformed, uses what is not supported (look-around,
     back-references, remote references), is too large, or admits no text at all.
     """
-    noun = grammar.noun
+    noun, bounds = grammar.noun, limits or GrammarLimits()
+    _check_size(grammar, bounds)
     vocabulary, sampleable = _vocabulary(tokenizer, vocab_rows)
     # The time of this thread: a machine busy with other work does not make a grammar too large.
     began = time.thread_time()
-    limits = LLParserLimits(verbose_errors=False)
-    matcher = LLMatcher(vocabulary, _rules(grammar), log_level=0, limits=limits)
+    matcher = LLMatcher(
+        vocabulary,
+        _rules(grammar),
+        log_level=0,
+        limits=LLParserLimits(verbose_errors=False),
+    )
     if matcher.is_error():
         reason = _reason(matcher.get_error())
         raise UsageError(f"The {noun} cannot be used: {reason}.")
     compiled = CompiledGrammar(matcher, sampleable, noun)
     compiled.start().allowed()
     spent = time.thread_time() - began
-    if spent > MAX_COMPILE_SECONDS:
+    if spent > bounds.max_seconds:
         raise UsageError(
-            f"The {noun} took {spent:.2f} s to prepare and may take {MAX_COMPILE_SECONDS} s: "
+            f"The {noun} took {spent:.2f} s to prepare and may take {bounds.max_seconds:g} s: "
             "make it simpler."
         )
     return compiled
+
+
+def _check_size(grammar: Grammar, limits: GrammarLimits) -> None:
+    size = grammar.num_bytes
+    if size > limits.max_bytes:
+        raise UsageError(
+            f"The {grammar.noun} has {size} bytes and may have {limits.max_bytes}: shorten it."
+        )
+    depth = grammar.depth
+    if depth > limits.max_depth:
+        raise UsageError(
+            f"The {grammar.noun} is nested {depth} deep and may be {limits.max_depth}: "
+            "make it flatter."
+        )
 
 
 def _rules(grammar: Grammar) -> str:
