@@ -46,7 +46,7 @@ class SampleState:
     cancel: Callable[[], None] | None = None
     is_open: bool = True
     has_begun: bool = False
-    _held: list[NewTokens | Finished] = field(default_factory=list)
+    _held: list[tuple[NewTokens | Finished, float]] = field(default_factory=list)
     _logprob_sum: float = 0.0
     _last_time: float = field(default_factory=time.monotonic)
     _has_tokens: bool = False
@@ -64,21 +64,21 @@ class SampleState:
         # What stands before the first is not of the client, so neither is its probability.
         first = [TokenScore(id=score.id, logprob=None) for score in shown[:1]]
         news = SampleNews(piece=self.writer.write_prompt([*first, *shown[1:]]))
-        for held in self._held:
-            news += self.take(held)
+        for held, at in self._held:
+            news += self.take(held, at=at)
         self._held.clear()
         return news
 
-    def take(self, event: NewTokens | Finished) -> SampleNews:
-        """The engine's next event. Nothing comes of one after the end."""
+    def take(self, event: NewTokens | Finished, *, at: float) -> SampleNews:
+        """The engine's next event, and when it came. Nothing comes of one after the end."""
         if not self.is_open:
             return SampleNews()
         if self.waits_for_prompt:
-            self._held.append(event)
+            self._held.append((event, at))
             return SampleNews()
         if isinstance(event, Finished):
             return self._finish(event.reason)
-        return self._write(event.scores)
+        return self._write(event.scores, at)
 
     def end(self) -> None:
         """Nothing more is wanted: the engine stops working on it."""
@@ -87,12 +87,12 @@ class SampleState:
             if self.cancel is not None:
                 self.cancel()
 
-    def _write(self, scores: Sequence[TokenScore]) -> SampleNews:
+    def _write(self, scores: Sequence[TokenScore], at: float) -> SampleNews:
         num_before = self.writer.num_tokens
         piece = self.writer.write(scores)
         num_new = self.writer.num_tokens - num_before
         self._logprob_sum += math.fsum(score.logprob or 0.0 for score in scores[:num_new])
-        self._keep_time(num_new)
+        self._keep_time(num_new, at)
         news = SampleNews(piece=piece, num_tokens=num_new)
         if self.writer.is_stopped:
             self.end()
@@ -105,11 +105,10 @@ class SampleState:
         # The end of the text may complete a stop string: half a character has become U+FFFD.
         return SampleNews(piece=piece, finish_reason="stop" if self.writer.is_stopped else reason)
 
-    def _keep_time(self, num_new: int) -> None:
-        now = time.monotonic()
-        seconds, self._last_time = now - self._last_time, now
+    def _keep_time(self, num_new: int, at: float) -> None:
         if not num_new:
             return
+        seconds, self._last_time = at - self._last_time, at
         if self._has_tokens:
             self.times.more_tokens(seconds, num_new)
         else:

@@ -1,6 +1,7 @@
 """From prompts' ids to the text of n samples each: engine requests, their events, and their end."""
 
 import asyncio
+import time
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from contextlib import suppress
@@ -150,8 +151,8 @@ class SampleRun:
         try:
             seconds: float | None = self._service.limits.wait.queue_seconds
             while any(sample.is_open for sample in self._samples):
-                for number, event in await self._next_events(seconds):
-                    for delta in self._take(self._samples[number], event):
+                for letter in await self._next_letters(seconds):
+                    for delta in self._take(self._samples[letter.number], letter):
                         yield delta
                 seconds = None
         finally:
@@ -159,6 +160,8 @@ class SampleRun:
 
     async def finished(self) -> list[FinishedSample]:
         """All samples, whole, by prompt and number. Raises as `deltas`."""
+        # A stop string is to end the work at once; else nothing needs to be looked at before.
+        self._mailbox.is_patient = not self._options.stops
         pieces: dict[tuple[int, int], list[TextPiece]] = {}
         reasons: dict[tuple[int, int], FinishReason] = {}
         async for delta in self.deltas():
@@ -197,7 +200,7 @@ class SampleRun:
             adapter=options.adapter,
         )
 
-    async def _next_events(self, seconds: float | None) -> list[tuple[int, EngineEvent]]:
+    async def _next_letters(self, seconds: float | None) -> "list[_Letter]":
         try:
             async with asyncio.timeout(seconds):
                 return await self._mailbox.take()
@@ -209,18 +212,18 @@ class SampleRun:
                 code="queue_timeout",
             ) from None
 
-    def _take(self, sample: SampleState, event: EngineEvent) -> Iterator[SampleDelta]:
+    def _take(self, sample: SampleState, letter: "_Letter") -> Iterator[SampleDelta]:
         """What an event adds to its sample, or a prompt's scores to all samples of the prompt."""
-        match event:
-            case PromptProgress():
+        match letter.event:
+            case PromptProgress() as event:
                 self._count_prompt(sample, event)
-            case PromptScores():
+            case PromptScores() as event:
                 begin = sample.prompt_index * self._num_run
                 for other in self._samples[begin : begin + self._num_run]:
                     yield from self._deltas(other, other.take_prompt(event))
-            case NewTokens() | Finished():
-                yield from self._deltas(sample, sample.take(event))
-            case Failed():
+            case NewTokens() | Finished() as event:
+                yield from self._deltas(sample, sample.take(event, at=letter.arrived))
+            case Failed() as event:
                 raise engine_failure(event)
 
     def _count_prompt(self, sample: SampleState, event: PromptProgress) -> None:
@@ -243,27 +246,41 @@ class SampleRun:
             )
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Letter:
+    """An event, of which sample it is, and when it came (`time.monotonic`)."""
+
+    number: int
+    event: EngineEvent
+    arrived: float
+
+
 class _Mailbox:
-    """Events of the engine's thread, read on the event loop: one wake-up for all that wait."""
+    """Events of the engine's thread, read on the event loop: one wake-up for all that wait.
+
+    While it `is_patient`, new tokens wake nobody: they are read with what follows them.
+    """
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
-        self._events: deque[tuple[int, EngineEvent]] = deque()
+        self._letters: deque[_Letter] = deque()
         self._arrived = asyncio.Event()
         self._is_announced = False
+        self.is_patient = False
 
     def post(self, number: int, event: EngineEvent) -> None:
         """Called on the engine's thread."""
-        self._events.append((number, event))
-        if not self._is_announced:
-            self._is_announced = True
-            with suppress(RuntimeError):  # The loop has ended: nobody reads any more.
-                self._loop.call_soon_threadsafe(self._arrived.set)
+        self._letters.append(_Letter(number=number, event=event, arrived=time.monotonic()))
+        if self._is_announced or (self.is_patient and isinstance(event, NewTokens)):
+            return
+        self._is_announced = True
+        with suppress(RuntimeError):  # The loop has ended: nobody reads any more.
+            self._loop.call_soon_threadsafe(self._arrived.set)
 
-    async def take(self) -> list[tuple[int, EngineEvent]]:
+    async def take(self) -> list[_Letter]:
         """All that has arrived, at least one, in order."""
         await self._arrived.wait()
         self._arrived.clear()
         # Before reading: what comes from now on announces itself again.
         self._is_announced = False
-        return [self._events.popleft() for _ in range(len(self._events))]
+        return [self._letters.popleft() for _ in range(len(self._letters))]
