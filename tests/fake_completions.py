@@ -254,7 +254,7 @@ class FakeServer:
         for index in range(writing.max_tokens):
             due += self.options.token_seconds if index else 0.0
             await asyncio.sleep(max(0.0, due - asyncio.get_running_loop().time()))
-            self.counters.new_tokens += 1
+            self.counters.new_tokens += writing.num_samples
             if writing.streams:
                 if index == 0:
                     exchange.begin_stream()

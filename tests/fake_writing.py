@@ -59,6 +59,7 @@ class Writing:
     has_usage: bool
     is_chat: bool
     has_logprobs: bool
+    num_samples: int
 
     @classmethod
     def of(cls, document: dict[str, Any], path: str, number: int) -> "Writing":
@@ -73,29 +74,34 @@ class Writing:
             has_usage=bool(document.get("stream_options", {}).get("include_usage")),
             is_chat=is_chat,
             has_logprobs=document.get("logprobs") is not None,
+            num_samples=document.get("n", 1),
         )
 
     def usage(self) -> dict[str, int]:
-        num_prompt = len(self.prompt.split())
-        return {"prompt_tokens": num_prompt, "completion_tokens": self.max_tokens}
+        num_prompt, num_new = len(self.prompt.split()), self.num_samples * self.max_tokens
+        return {"prompt_tokens": num_prompt, "completion_tokens": num_new}
 
     def chunk(self, index: int) -> dict[str, Any]:
-        piece = word(self.prompt, self.seed, index)
         finish = "length" if index == self.max_tokens - 1 else None
-        choice = self._choice("delta", piece, [index]) | {"finish_reason": finish}
-        return {"choices": [choice]}
+        return {"choices": self._choices("delta", [index], finish)}
 
     def whole(self, name: str) -> dict[str, Any]:
-        text = text_of(self.prompt, self.seed, self.max_tokens)
-        choice = self._choice("message", text, range(self.max_tokens)) | {"finish_reason": "length"}
-        return {"model": name, "choices": [choice], "usage": self.usage()}
+        choices = self._choices("message", list(range(self.max_tokens)), "length")
+        return {"model": name, "choices": choices, "usage": self.usage()}
 
-    def _choice(self, part: str, text: str, indices: Any) -> dict[str, Any]:
+    def _choices(self, part: str, indices: list[int], finish: str | None) -> list[dict[str, Any]]:
+        return [
+            {"index": sample, "finish_reason": finish} | self._written(part, indices, sample)
+            for sample in range(self.num_samples)
+        ]
+
+    def _written(self, part: str, indices: list[int], sample: int) -> dict[str, Any]:
+        seed = f"{self.seed}.{sample}" if sample else self.seed
+        tokens = [word(self.prompt, seed, index) for index in indices]
         if self.is_chat:
-            return {"index": 0, part: {"role": "assistant", "content": text}}
-        choice: dict[str, Any] = {"index": 0, "text": text}
+            return {part: {"role": "assistant", "content": "".join(tokens)}}
+        choice: dict[str, Any] = {"text": "".join(tokens)}
         if self.has_logprobs:
-            tokens = [word(self.prompt, self.seed, index) for index in indices]
             scores = [-(index + 1) / 8 for index in indices]
             top = [{token: score} for token, score in zip(tokens, scores, strict=True)]
             choice["logprobs"] = {"tokens": tokens, "token_logprobs": scores, "top_logprobs": top}

@@ -52,6 +52,8 @@ OPTIONS = {
             "--logprobs",
             "--speculate",
             "--draft",
+            "--url",
+            "--api-key-env",
         ]
     ),
     "suggest": ["--cache-dtype", "--dtype", "--json", "--model", "--threads"],

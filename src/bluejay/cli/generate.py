@@ -5,12 +5,13 @@ from __future__ import annotations
 import argparse
 import secrets
 from collections.abc import Iterator
-from itertools import chain
+from itertools import chain, islice
 from typing import Any
 
 from bluejay.cli.failures import EXIT_INTERRUPTED
 from bluejay.cli.loading import add_model_arguments, announce_compiling, load_draft, load_model
 from bluejay.cli.parser import CommandParser, one_of, positive_number, real_number, whole_number
+from bluejay.cli.remote import add_remote_arguments, connect
 from bluejay.cli.samples import SamplePrinter, Samples, print_json, print_logprobs, print_summary
 from bluejay.cli.status import Status, status
 from bluejay.cli.terminal import argument_text
@@ -33,6 +34,7 @@ def add_arguments(parser: CommandParser) -> None:
     """The options of `bluejay generate`."""
     parser.add_argument("prompt", metavar="PROMPT", help="the text to go on from; - reads stdin")
     add_model_arguments(parser)
+    add_remote_arguments(parser)
     _add_length_arguments(parser)
     _add_sampling_arguments(parser)
     _add_speculation_arguments(parser)
@@ -124,12 +126,9 @@ def run(arguments: argparse.Namespace) -> int:
     samples = Samples(num_samples=arguments.n)
     printer = SamplePrinter(prompt, num_samples=arguments.n)
     with status() as shown:
-        model, name = load_model(arguments, shown)
-        if arguments.draft is not None:
-            options["draft"] = load_draft(arguments.draft, shown)
-        announce_compiling(shown, "Writing")
+        deltas, name = _writer(arguments, shown, prompt, options)
         try:
-            for delta in _deltas(model.deltas(prompt, **options), shown, streams=streams):
+            for delta in _deltas(deltas, shown, streams=streams):
                 samples.add(delta)
                 if streams:
                     printer.show(delta)
@@ -149,13 +148,38 @@ def run(arguments: argparse.Namespace) -> int:
     return EXIT_INTERRUPTED if samples.is_interrupted else 0
 
 
+def _writer(
+    arguments: argparse.Namespace, shown: Status, prompt: str, options: dict[str, Any]
+) -> tuple[Iterator[Any], str]:
+    """The deltas of a model here or at `--url`, and the model's name."""
+    if arguments.url is not None:
+        from bluejay.generation.sampling_params import DEFAULT_TEMPERATURE, DEFAULT_TOP_P
+
+        remote, name = connect(arguments, shown)
+        shown.say(f"{name} writes")
+        ours = {"temperature": DEFAULT_TEMPERATURE, "top_p": DEFAULT_TOP_P} | options
+        return remote.deltas(prompt, **_remote_options(ours)), name
+    model, name = load_model(arguments, shown)
+    if arguments.draft is not None:
+        options["draft"] = load_draft(arguments.draft, shown)
+    announce_compiling(shown, "Writing")
+    return model.deltas(prompt, **options), name
+
+
+def _remote_options(options: dict[str, Any]) -> dict[str, Any]:
+    """As fields of a request: how a server speeds itself up is its own affair."""
+    biases = {str(token): value for token, value in options["logit_bias"].items()}
+    kept = {name: value for name, value in options.items() if name != "speculation"}
+    return kept | {"logit_bias": biases}
+
+
 def _deltas(deltas: Iterator[Any], shown: Status, *, streams: bool) -> Iterator[Any]:
     """The deltas, of which the first two are awaited before anything is printed: prompt and single
     token are programs of their own, and the second may have to be compiled as well."""
     if not streams:
         yield from deltas
         return
-    first = [delta for delta, _ in zip(deltas, range(2), strict=False)]
+    first = list(islice(deltas, 2))
     shown.stop()
     yield from chain(first, deltas)
 

@@ -10,7 +10,8 @@ from typing import Any
 from bluejay.cli.table import print_table
 from bluejay.cli.terminal import display_width, harmless, is_terminal, styled, width
 
-# The shapes of bluejay.text.completion.TextDelta, Completion and TokenLogprob, which bring JAX.
+# The shapes of bluejay.text.completion.TextDelta, Completion and TokenLogprob, which bring JAX, or
+# of those that bluejay.serving.client has for models elsewhere, whose ids are not known.
 Delta = Any
 Finished = Any
 Token = Any
@@ -35,7 +36,7 @@ class Samples:
     @property
     def num_tokens(self) -> int:
         """Tokens of the finished samples."""
-        return sum(len(completion.ids) for completion in self.finished.values())
+        return sum(_num_tokens(completion) for completion in self.finished.values())
 
     @property
     def drafts(self) -> tuple[int, int]:
@@ -194,20 +195,25 @@ def print_summary(
         pass  # the text is out, and nobody reads what is said about it
 
 
+def _num_tokens(completion: Finished) -> int:
+    return completion.num_tokens if completion.ids is None else len(completion.ids)
+
+
 def _completion_object(text: str, completion: Finished | None) -> dict[str, Any]:
     if completion is None:
         return {"text": text, "finish_reason": "interrupted"}
     found: dict[str, Any] = {
         "text": completion.text,
         "finish_reason": completion.finish_reason,
-        "ids": list(completion.ids),
     }
+    if completion.ids is not None:
+        found["ids"] = list(completion.ids)
     return found | {"tokens": [_token_object(token) for token in completion.tokens]}
 
 
 def _token_object(token: Token) -> dict[str, Any]:
-    return {
-        "id": token.id,
+    known = {} if token.id is None else {"id": token.id}
+    return known | {
         "text": token.text,
         "logprob": token.logprob,
         "alternatives": [

@@ -7,6 +7,9 @@ from typing import Final, TypeGuard
 
 from bluejay.core.errors import UsageError
 
+# What reads well on a base model: a little below the model's own spread, without its tail.
+DEFAULT_TEMPERATURE: Final = 0.8
+DEFAULT_TOP_P: Final = 0.95
 MAX_SEED: Final = 2**63 - 1
 MAX_TOP_K: Final = 2**31 - 1
 # Beyond these, float32 scores could overflow; nobody's text changes long before.

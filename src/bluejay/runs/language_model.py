@@ -16,7 +16,11 @@ from bluejay.checkpoints.model_files import ModelFiles, open_model
 from bluejay.core.errors import CheckpointError, UsageError
 from bluejay.generation.generate import GenerationRequest, allowed_log_probabilities
 from bluejay.generation.runner import Runner
-from bluejay.generation.sampling_params import SamplingParams
+from bluejay.generation.sampling_params import (
+    DEFAULT_TEMPERATURE,
+    DEFAULT_TOP_P,
+    SamplingParams,
+)
 from bluejay.generation.speculation import Speculation, SpeculationMode
 from bluejay.kernels.threads import use_threads
 from bluejay.model.config import DecoderConfig
@@ -30,9 +34,6 @@ from bluejay.vocab.tokenizer import Tokenizer
 
 Prompt = str | Sequence[int]
 Prompts = Prompt | Sequence[str] | Sequence[Sequence[int]]
-# What reads well on a base model: a little below the model's own spread, without its tail.
-DEFAULT_TEMPERATURE = 0.8
-DEFAULT_TOP_P = 0.95
 DEFAULT_MAX_TOKENS = 64
 _SEED_BITS = 31
 
