@@ -35,9 +35,10 @@ REFUSED = {
 }
 
 
-class TextPart(StrictBody, frozen=True, kw_only=True, tag_field="type", tag="text"):
+class TextPart(StrictBody, frozen=True, kw_only=True):
     """A part of what is said; other kinds than text are refused."""
 
+    type: Literal["text"]
     text: str
 
 

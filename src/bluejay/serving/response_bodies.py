@@ -98,7 +98,8 @@ class ResponseBody(StrictBody, frozen=True, kw_only=True):
     """A request for an answer. null is as if absent."""
 
     input: Annotated[
-        str | list[InputMessage], Meta(description="A text, or a conversation, oldest first.")
+        str | Annotated[list[InputMessage], Meta(min_length=1)],
+        Meta(description="A text, or a conversation, oldest first."),
     ]
     model: str | None = None
     instructions: Annotated[str, Meta(description="The system message.")] | None = None

@@ -190,8 +190,6 @@ def _messages(body: ResponseBody) -> list[ChatMessage]:
     for message in body.input:
         role = "system" if message.role == "developer" else message.role
         found.append(ChatMessage(role=role, content=message.text))
-    if not body.input:
-        raise ApiError(400, "input is empty: send a text or a message.", param="input")
     return found
 
 
