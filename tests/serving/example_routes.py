@@ -59,6 +59,10 @@ class FailBody(StrictBody):
     kind: str
 
 
+class Panic(BaseException):
+    """As libraries in Rust raise it."""
+
+
 FAILURES = {
     "usage": lambda: UsageError("The value 7 is wrong: give 8."),
     "queue": lambda: QueueFullError("The queue holds 64 requests.", limit="queued_requests"),
@@ -66,6 +70,7 @@ FAILURES = {
     "late": lambda: TimeoutError(SECRET),
     "bug": lambda: KeyError(SECRET),
     "memory": lambda: MemoryError(SECRET),
+    "panic": lambda: Panic(SECRET),
 }
 
 

@@ -27,6 +27,7 @@ FAILURES = {
     "late": (504, "server_error", "longer than the server allows"),
     "bug": (500, "server_error", "inside the server"),
     "memory": (500, "server_error", "inside the server"),
+    "panic": (500, "server_error", "inside the server"),
 }
 
 

@@ -69,7 +69,10 @@ def test_events_may_have_names_and_the_end_may_be_plain() -> None:
     assert broken.body.startswith(whole.body + b'event: error\ndata: {"error":{"message":')
 
 
-@pytest.mark.parametrize(("failure", "code"), [("bug", "internal_error"), ("late", "timeout")])
+@pytest.mark.parametrize(
+    ("failure", "code"),
+    [("bug", "internal_error"), ("panic", "internal_error"), ("late", "timeout")],
+)
 def test_a_stream_that_breaks_off_says_so_and_is_not_done(failure: str, code: str) -> None:
     with serving() as server, captured_log() as log:
         body = json.dumps({"count": 2, "failure": failure}).encode()

@@ -1,5 +1,6 @@
 """What a client is told when its request fails: OpenAI's envelope and one plain sentence."""
 
+import asyncio
 from collections.abc import Mapping
 
 import msgspec
@@ -10,6 +11,9 @@ from bluejay.generation.engine_requests import EngineStoppedError, Failed, Queue
 
 CLIENT_GONE_STATUS = 499
 """Only ever logged: nobody is there to read it."""
+
+NOT_FAILURES = (asyncio.CancelledError, GeneratorExit, KeyboardInterrupt, SystemExit)
+"""Whatever else is raised is told to the client; a panic of a library in Rust is no `Exception`."""
 
 _TYPES = {
     401: "authentication_error",
@@ -61,7 +65,7 @@ class ClientGoneError(ApiError):
         super().__init__(CLIENT_GONE_STATUS, "The client has hung up.")
 
 
-def api_error(error: Exception) -> ApiError:
+def api_error(error: BaseException) -> ApiError:
     """What the client is told of `error`. Of an unexpected one it learns nothing but the status."""
     match error:
         case ApiError():

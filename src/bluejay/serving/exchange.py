@@ -13,6 +13,7 @@ from bluejay.serving.body import BodyReader, decode_body
 from bluejay.serving.connection import Connection
 from bluejay.serving.errors import (
     CLIENT_GONE_STATUS,
+    NOT_FAILURES,
     ApiError,
     ClientGoneError,
     api_error,
@@ -78,7 +79,9 @@ class Exchange:
             await response(self._scope, self._receive, self._send_marked)
         except ClientGoneError:
             self._status = CLIENT_GONE_STATUS
-        except Exception as error:
+        except NOT_FAILURES:
+            raise
+        except BaseException as error:
             # The answer has begun: to break it off is all that is left.
             log_failure(error, request_id=self._record.id)
             self._record.error = "internal_error"
@@ -89,9 +92,9 @@ class Exchange:
     async def _response(self) -> Response:
         try:
             return await self._checked_response()
-        except ClientGoneError:
+        except (ClientGoneError, *NOT_FAILURES):
             raise
-        except Exception as error:
+        except BaseException as error:
             told = api_error(error)
             if told.status == 500 and not isinstance(error, ApiError):
                 log_failure(error, request_id=self._record.id)

@@ -14,7 +14,7 @@ from bluejay.serving.routes import Route
 @dataclass(frozen=True, kw_only=True)
 class _Path:
     pattern: "re.Pattern[str]"
-    convertors: dict[str, Any]
+    converters: dict[str, Any]
     methods: dict[str, Route] = field(default_factory=dict)
 
     def parameters(self, path: str) -> dict[str, Any] | None:
@@ -22,7 +22,7 @@ class _Path:
         if match is None:
             return None
         texts = match.groupdict()
-        return {name: self.convertors[name].convert(text) for name, text in texts.items()}
+        return {name: self.converters[name].convert(text) for name, text in texts.items()}
 
 
 class Router:
@@ -32,8 +32,8 @@ class Router:
         self._paths: dict[str, _Path] = {}
         for route in routes:
             if route.path not in self._paths:
-                pattern, _, convertors = compile_path(route.path)
-                self._paths[route.path] = _Path(pattern=pattern, convertors=convertors)
+                pattern, _, converters = compile_path(route.path)
+                self._paths[route.path] = _Path(pattern=pattern, converters=converters)
             methods = self._paths[route.path].methods
             if route.method in methods:
                 raise ValueError(f"Two routes answer {route.method} {route.path}.")

@@ -3,7 +3,6 @@
 import asyncio
 import time
 from collections.abc import AsyncGenerator, Callable, Coroutine
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -12,7 +11,7 @@ from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
 from bluejay.serving.connection import Connection
-from bluejay.serving.errors import ApiError, ClientGoneError, api_error
+from bluejay.serving.errors import NOT_FAILURES, ApiError, ClientGoneError, api_error
 from bluejay.serving.logs import log_failure
 from bluejay.serving.routes import Call
 
@@ -65,13 +64,10 @@ async def _finish_or_interrupt(call: Call[Any], task: "asyncio.Task[Any]", secon
 
 async def _cancel(task: "asyncio.Task[Any]") -> None:
     """End `task` and wait until it has cleaned up; what it raises then is nobody's any more."""
-    if task.done():
-        # Looked at, so that asyncio prints nothing about it.
-        _ = task.cancelled() or task.exception()
-        return
     task.cancel()
-    with suppress(asyncio.CancelledError, Exception):
-        await task
+    await asyncio.wait((task,))
+    # Looked at, so that asyncio prints nothing about it.
+    _ = task.cancelled() or task.exception()
 
 
 def _granted(call: Call[Any], seconds: float | None) -> float:
@@ -158,9 +154,9 @@ class _EventStream(Response):
         try:
             await self._watch(pump, send)
             pump.result()
-        except ClientGoneError:
+        except (ClientGoneError, *NOT_FAILURES):
             raise
-        except Exception as error:
+        except BaseException as error:
             await _cancel(pump)
             await send(_part(self._error_frame(error), is_last=True))
         else:
@@ -189,7 +185,7 @@ class _EventStream(Response):
             if end.done() and not pump.done():
                 raise end.result()
 
-    def _error_frame(self, error: Exception) -> bytes:
+    def _error_frame(self, error: BaseException) -> bytes:
         told = api_error(error)
         self._call.record.error = told.code or str(told.status)
         if told.status == 500:
