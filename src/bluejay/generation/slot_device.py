@@ -4,7 +4,7 @@ Axes: R rows of a call  V vocabulary  T tokens of a chunk
 """
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 from bluejay.core.errors import UsageError
 from bluejay.generation.device_arrays import on_device
 from bluejay.generation.runner import Runner
-from bluejay.generation.sampling import Choices
 from bluejay.generation.scheduled_steps import PrefillChunk
 from bluejay.generation.slot_programs import (
     MOST_ALTERNATIVES,
@@ -32,7 +31,13 @@ from bluejay.generation.slot_programs import (
     run_chunk,
     score_chunk,
 )
-from bluejay.generation.slot_rows import RowInputs, SlotRow, packed_rows
+from bluejay.generation.slot_rows import (
+    HostChoices,
+    RowInputs,
+    SlotRow,
+    packed_rows,
+    unpacked_choices,
+)
 from bluejay.kernels.decoding import ResidentBlocks
 from bluejay.kernels.slot_cache import SlotCache
 from bluejay.model.cache import Cache, empty_cache
@@ -113,8 +118,8 @@ class SlotDevice:
         logits: Array = found
         return logits
 
-    def score(self, step: PrefillChunk) -> tuple[Float32[Array, "1 V"], Choices]:
-        """As `prefill`, of a request's only prompt, with the scores [T] of the id behind each of
+    def score(self, step: PrefillChunk) -> tuple[Float32[Array, "1 V"], HostChoices]:
+        """As `prefill`, of a request's only prompt, with the scores [T, 1] of the id behind each of
         the chunk's; behind the prompt's last they mean nothing."""
         [prompt] = step.request.request.prompts
         end = step.begin + len(step.ids)
@@ -128,8 +133,7 @@ class SlotDevice:
             form=self._forms[1],
         )
         self._cache = state.cache
-        scores = _on_host(found)
-        return logits, Choices(*(array[: len(step.ids)] for array in scores))
+        return logits, unpacked_choices(found)
 
     def copy(self, source: int, target: int, length: int) -> None:
         """Copy the first positions of a slot over those of another."""
@@ -154,19 +158,19 @@ class SlotDevice:
         form: CallForm,
         *,
         permitted: NDArray[np.bool_] | None = None,
-    ) -> Choices:
-        """An id [1] from logits [1, V]. `permitted` [1, V] narrows what is allowed, in a full
+    ) -> HostChoices:
+        """An id [1, 1] from logits [1, V]. `permitted` [1, V] narrows what is allowed, in a full
         call."""
         found, tables = choose_first(
             logits,
-            _inputs([row], size=1),
+            _inputs([row], size=1, places=[0]),
             self._masks(form, 1, permitted),
             tables=self._tables if form.is_full else None,
             form=self._forms[form.has_alternatives],
         )
         if tables is not None:
             self._tables = tables
-        return _on_host(found)
+        return unpacked_choices(found)
 
     def decode(
         self,
@@ -176,7 +180,7 @@ class SlotDevice:
         num_steps: int,
         adapter: str | None = None,
         permitted: NDArray[np.bool_] | None = None,
-    ) -> Choices:
+    ) -> HostChoices:
         """The choices [steps, R] of the steps that were taken: not all, if every row ends before.
 
         `permitted` [R, V] narrows what is allowed, in a full call of one step.
@@ -186,7 +190,7 @@ class SlotDevice:
             wider = np.ones((size, permitted.shape[1]), np.bool_)
             wider[places] = permitted
             permitted = wider
-        found, count, state = decode_rows(
+        found, state = decode_rows(
             self._operands[adapter],
             _inputs(rows, size=size, places=places),
             np.int32(num_steps),
@@ -195,8 +199,8 @@ class SlotDevice:
             form=self._forms[form.has_alternatives],
         )
         self._take(state)
-        taken = int(count)
-        return Choices(*(array[:taken, places] for array in _on_host(found)))
+        choices = unpacked_choices(found)
+        return choices.of_rows(slice(len(rows)) if self.is_kept else places)
 
     def peek(self, rows: Sequence[SlotRow], *, adapter: str | None = None) -> NDArray[np.float32]:
         """Raw logits [R, V] behind each row's token, which is in the cache then."""
@@ -273,11 +277,9 @@ def require_context(context_length: int, runner: Runner) -> None:
         )
 
 
-def _inputs(
-    rows: Sequence[SlotRow], *, size: int, places: Sequence[int] | None = None
-) -> RowInputs:
-    packed = packed_rows(rows, size=size, places=places or range(len(rows)))
-    return RowInputs(*jax.device_put(tuple(packed)))
+def _inputs(rows: Sequence[SlotRow], *, size: int, places: Sequence[int]) -> RowInputs:
+    packed: Any = packed_rows(rows, size=size, places=places)
+    return RowInputs(packed)  # NumPy's: JAX takes it faster than it makes one of its own
 
 
 def _padded_ids(rows: Sequence[Sequence[int]], size: int) -> NDArray[np.int32]:
@@ -289,10 +291,6 @@ def _padded_ids(rows: Sequence[Sequence[int]], size: int) -> NDArray[np.int32]:
 
 def _place(step: PrefillChunk) -> NDArray[np.int32]:
     return np.array([step.slot, step.begin, len(step.ids) - 1], np.int32)
-
-
-def _on_host(found: Choices) -> Choices:
-    return Choices(*jax.device_get(tuple(found)))
 
 
 def _is_there(tree: SlotsCache | SlotTables) -> bool:

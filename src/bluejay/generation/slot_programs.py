@@ -5,7 +5,7 @@ in any order, or it is arrays, and then a step runs over all of its rows at once
 the same bits in one shape alone (docs/decisions/0019).
 
 Axes: R rows of a call  S slots  T tokens of one chunk  P tokens of a piece of it  V vocabulary
-      M most steps of a call  A alternatives
+      M most steps of a call  C numbers of a choice
 """
 
 from contextlib import AbstractContextManager, nullcontext
@@ -21,7 +21,7 @@ from jaxtyping import Array, Bool, Float, Float32, Int32
 from bluejay.generation.decode_state import is_stop, no_choices, noted
 from bluejay.generation.sampling import Choices, choose_rows, log_probabilities
 from bluejay.generation.sampling_rows import FILTERS, PENALTIES, SamplingState
-from bluejay.generation.slot_rows import RowInputs
+from bluejay.generation.slot_rows import RowInputs, packed_choices
 from bluejay.kernels.decoding import SlotRows, native_decoding
 from bluejay.model.cache import Cache
 from bluejay.model.config import DecoderConfig
@@ -100,8 +100,9 @@ def score_chunk(
     *,
     state: SlotState,
     form: SlotForm,
-) -> tuple[Float[Array, "1 V"], Choices, SlotState]:
-    """As `run_chunk` of `ids[0]`, with the log probability of `ids[1, t]` behind token t."""
+) -> tuple[Float[Array, "1 V"], Int32[Array, "..."], SlotState]:
+    """As `run_chunk` of `ids[0]`, with the log probability of `ids[1, t]` behind token t, up to
+    token `place[2]`."""
     with form.native():
         x, cache = _extend_one(params, ids[:1], place, state.cache, form.config)
         last = _logits_at(params, x, place[2], form.config)
@@ -119,8 +120,8 @@ def score_chunk(
 
         pieces = x.reshape(-1, 1, _SCORED_AT_ONCE, x.shape[-1])
         scored = jax.lax.map(score, (pieces, ids[1].reshape(-1, _SCORED_AT_ONCE)))
-    found = jax.tree.map(lambda array: array.reshape(-1, *array.shape[2:]), scored)
-    return last, found, replace(state, cache=cache)
+    found = jax.tree.map(lambda array: array.reshape(-1, 1, *array.shape[2:]), scored)
+    return last, packed_choices(found, place[2] + 1), replace(state, cache=cache)
 
 
 @partial(jax.jit, static_argnames="form", donate_argnames="tables")
@@ -131,9 +132,11 @@ def choose_first(
     *,
     tables: SlotTables | None,
     form: SlotForm,
-) -> tuple[Choices, SlotTables | None]:
+) -> tuple[Int32[Array, "..."], SlotTables | None]:
     """An id from logits that are there: of a prompt, or combined ones."""
-    return _choose(scores, rows, masks, tables, rows.column("num_chosen"), form)
+    choices, tables = _choose(scores, rows, masks, tables, rows.column("num_chosen"), form)
+    one_step = jax.tree.map(lambda array: array[None], choices)
+    return packed_choices(one_step, jnp.ones((), jnp.int32)), tables
 
 
 @partial(jax.jit, static_argnames="form", donate_argnames="state")
@@ -145,8 +148,8 @@ def decode_rows(
     *,
     state: SlotState,
     form: SlotForm,
-) -> tuple[Choices, Int32[Array, ""], SlotState]:
-    """(choices [M, R …] of which the first `count` are made, count, state).
+) -> tuple[Int32[Array, "..."], SlotState]:
+    """Choices, packed, and the state.
 
     A row takes its `remaining` steps or ends with a stop id; the call ends when no row goes on.
     """
@@ -183,7 +186,7 @@ def decode_rows(
         state=state,
     )
     end = jax.lax.while_loop(goes_on, take_step, start)
-    return end.found, end.number, end.state
+    return packed_choices(end.found, end.number), end.state
 
 
 class _Step(NamedTuple):

@@ -1,9 +1,10 @@
-"""What the host tells a program about the rows of a call: two small arrays of numbers.
+"""What the host tells a program about the rows of a call, and what it hears: one array each way.
 
 A row's state between two calls is a handful of numbers that the host knows anyway, so nothing but
-the cache stays on the device: requests come, go and fail without a program for it.
+the cache stays on the device: requests come, go and fail without a program for it. Each further
+array would cost a call some 50 us (docs/lab-book.md).
 
-Axes: R rows  I whole numbers of a row  F others  V vocabulary  X stop ids
+Axes: R rows  N numbers of a row  V vocabulary  X stop ids  M steps  C numbers of a choice
 """
 
 from collections.abc import Sequence
@@ -17,6 +18,7 @@ from jaxtyping import Array, Bool, Float32, Int32
 from numpy.typing import NDArray
 
 from bluejay.generation.random import seed_words
+from bluejay.generation.sampling import Choices
 from bluejay.generation.sampling_params import SamplingParams
 from bluejay.generation.sampling_rows import SamplingRows
 
@@ -24,8 +26,8 @@ from bluejay.generation.sampling_rows import SamplingRows
 NUM_STOP_IDS: Final = 8
 BLANK_SLOT: Final = -1
 _PLACE = ("slot", "token", "length", "num_chosen", "remaining", "has_bias")
-_FIXED = ("top_k", "sample", "seed_high", "seed_low")
-_NUMBERS = (
+_WHOLE = ("top_k", "sample", "seed_high", "seed_low")
+_FLOATS = (
     "temperature",
     "top_p",
     "min_p",
@@ -34,6 +36,8 @@ _NUMBERS = (
     "presence_penalty",
     "frequency_penalty",
 )
+_COLUMNS = (*_PLACE, *_WHOLE, *_FLOATS)
+_NUM_COLUMNS = len(_COLUMNS) + NUM_STOP_IDS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +45,8 @@ class SlotRow:
     """One row of a call.
 
     `token` was chosen and is not in the cache, of which the row has `length` positions. So many
-    choices were made before (`num_chosen`) and may still be made (`remaining`).
+    choices were made before (`num_chosen`) and may still be made (`remaining`). `fixed` is what
+    `fixed_numbers` gives.
     """
 
     slot: int
@@ -50,84 +55,106 @@ class SlotRow:
     num_chosen: int = 0
     remaining: int = 1
     has_bias: bool = False
-    fixed: "FixedNumbers"
-
-
-class FixedNumbers(NamedTuple):
-    """How a sample chooses and ends: the same in all calls."""
-
-    whole: NDArray[np.int32]
-    numbers: NDArray[np.float32]
+    fixed: NDArray[np.int32]
 
 
 def fixed_numbers(
     params: SamplingParams, *, sample_index: int = 0, stop_ids: frozenset[int] = frozenset()
-) -> FixedNumbers:
-    """Numbers of one sample."""
+) -> NDArray[np.int32]:
+    """How a sample chooses and ends, the same in all calls; floats by their bits."""
     stops = [*sorted(stop_ids)[:NUM_STOP_IDS], *[-1] * NUM_STOP_IDS][:NUM_STOP_IDS]
     high, low = seed_words(params.seed).view(np.int32).tolist()
-    return FixedNumbers(
-        np.array([params.top_k, sample_index, high, low, *stops], np.int32),
-        np.array([getattr(params, name) for name in _NUMBERS], np.float32),
-    )
+    floats = np.array([getattr(params, name) for name in _FLOATS], np.float32).view(np.int32)
+    return np.array([params.top_k, sample_index, high, low, *floats, *stops], np.int32)
+
+
+def packed_rows(rows: Sequence[SlotRow], *, size: int, places: Sequence[int]) -> NDArray[np.int32]:
+    """[size, N]: each of the rows at its place, blank ones elsewhere.
+
+    Blank rows choose nothing, and what they write, nobody reads.
+    """
+    numbers = np.zeros((size, _NUM_COLUMNS), np.int32)
+    numbers[:, 0] = BLANK_SLOT
+    for at, row in zip(places, rows, strict=True):
+        place = (row.slot, row.token, row.length, row.num_chosen, row.remaining, row.has_bias)
+        numbers[at, : len(_PLACE)] = place
+        numbers[at, len(_PLACE) :] = row.fixed
+    return numbers
 
 
 class RowInputs(NamedTuple):
     """Rows as programs take them."""
 
-    whole: Int32[Array, "R I"]
-    numbers: Float32[Array, "R F"]
+    numbers: Int32[Array, "R N"]
 
     @property
     def stop_ids(self) -> Int32[Array, "R X"]:
-        return self.whole[:, len(_PLACE) + len(_FIXED) :]
+        return self.numbers[:, len(_COLUMNS) :]
 
     def column(self, name: str) -> Array:
         """One number of every row."""
-        if name in _NUMBERS:
-            return self.numbers[:, _NUMBERS.index(name)]
-        return self.whole[:, (*_PLACE, *_FIXED).index(name)]
+        found = self.numbers[:, _COLUMNS.index(name)]
+        if name in _FLOATS:
+            return jax.lax.bitcast_convert_type(found, jnp.float32)
+        return found
 
     def sampling(
         self, allowed: Bool[Array, "V"], bias: Float32[Array, "R V"] | None
     ) -> SamplingRows:
         """How each row chooses."""
-        size = self.whole.shape[0]
-        at = len(_PLACE) + _FIXED.index("seed_high")
+        seeds = jnp.stack([self.column("seed_high"), self.column("seed_low")], axis=1)
         return SamplingRows(
-            allowed=jnp.broadcast_to(allowed[None], (size, allowed.shape[0])),
+            allowed=jnp.broadcast_to(allowed[None], (seeds.shape[0], allowed.shape[0])),
             top_k=self.column("top_k"),
             samples=self.column("sample"),
-            seeds=jax.lax.bitcast_convert_type(self.whole[:, at : at + 2], jnp.uint32),
+            seeds=jax.lax.bitcast_convert_type(seeds, jnp.uint32),
             logit_bias=bias,
-            **{name: self.column(name) for name in _NUMBERS},
+            **{name: self.column(name) for name in _FLOATS},
         )
 
 
-class PackedRows(NamedTuple):
-    """Rows of a call on the host."""
+def packed_choices(found: Choices, count: Int32[Array, ""]) -> Int32[Array, "..."]:
+    """Choices [M, R …] as whole numbers, with `count` in a row of its own behind them."""
 
-    whole: NDArray[np.int32]
-    numbers: NDArray[np.float32]
+    def bits(array: Float32[Array, "..."]) -> Int32[Array, "..."]:
+        return jax.lax.bitcast_convert_type(array, jnp.int32)
+
+    parts = [
+        found.ids[..., None],
+        bits(found.logprobs)[..., None],
+        found.alternative_ids,
+        bits(found.alternative_logprobs),
+    ]
+    rows = jnp.concatenate(parts, axis=-1)
+    return jnp.concatenate([rows, jnp.broadcast_to(count, (1, *rows.shape[1:]))])
 
 
-def packed_rows(rows: Sequence[SlotRow], *, size: int, places: Sequence[int]) -> PackedRows:
-    """So many rows, each of these at its place, blank ones elsewhere.
+class HostChoices(NamedTuple):
+    """As `Choices`, of M steps and R rows, on the host."""
 
-    Rows that are blank choose nothing, and what they write, nobody reads.
-    """
-    whole = np.zeros((size, len(_PLACE) + len(_FIXED) + NUM_STOP_IDS), np.int32)
-    numbers = np.ones((size, len(_NUMBERS)), np.float32)
-    whole[:, 0] = BLANK_SLOT
-    for at, row in zip(places, rows, strict=True):
-        whole[at, : len(_PLACE)] = (
-            row.slot,
-            row.token,
-            row.length,
-            row.num_chosen,
-            row.remaining,
-            row.has_bias,
+    ids: NDArray[np.int32]
+    logprobs: NDArray[np.float32]
+    alternative_ids: NDArray[np.int32]
+    alternative_logprobs: NDArray[np.float32]
+
+    def of_rows(self, places: Sequence[int] | slice) -> "HostChoices":
+        """Those of some rows, or in another order."""
+        return HostChoices(
+            self.ids[:, places],
+            self.logprobs[:, places],
+            self.alternative_ids[:, places],
+            self.alternative_logprobs[:, places],
         )
-        whole[at, len(_PLACE) :] = row.fixed.whole
-        numbers[at] = row.fixed.numbers
-    return PackedRows(whole, numbers)
+
+
+def unpacked_choices(packed: Array) -> HostChoices:
+    """What `packed_choices` was given, of the first `count` steps. Waits for it."""
+    numbers = np.asarray(packed)
+    taken = numbers[: numbers[-1, 0, 0]]
+    most = (numbers.shape[-1] - 2) // 2
+    return HostChoices(
+        taken[..., 0],
+        taken[..., 1].view(np.float32),
+        taken[..., 2 : 2 + most],
+        taken[..., 2 + most :].view(np.float32),
+    )

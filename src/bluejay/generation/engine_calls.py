@@ -1,0 +1,205 @@
+"""Calls of the device for what a scheduler says: chunks in, steps of many rows out.
+
+Axes: R rows of a call  V vocabulary
+"""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import TypeVar
+
+import numpy as np
+from jaxtyping import Array
+from numpy.typing import NDArray
+
+from bluejay.core.errors import BluejayError
+from bluejay.core.failpoints import failpoint
+from bluejay.generation.engine_pace import CallPace
+from bluejay.generation.engine_requests import Failed, Finished
+from bluejay.generation.engine_samples import DAMAGED, Outcome, Sample
+from bluejay.generation.scheduled_steps import PrefillChunk
+from bluejay.generation.slot_device import CallForm, SlotDevice
+from bluejay.generation.slot_rows import HostChoices
+
+Found = TypeVar("Found")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batch:
+    """Samples that step in one call: of one adapter, and all or none with combined logits."""
+
+    samples: tuple[Sample, ...]
+    adapter: str | None
+    is_combined: bool
+    most_steps: int
+
+
+def batches_of(samples: Sequence[Sample], *, most_steps: int) -> list[Batch]:
+    """The calls of a turn, in which everybody goes on by the same number of steps, nearly."""
+    groups: dict[tuple[str | None, bool], list[Sample]] = {}
+    for sample in samples:
+        key = (sample.request.adapter, sample.is_combined)
+        groups.setdefault(key, []).append(sample)
+    if any(sample.is_combined or sample.request.constraint for sample in samples):
+        most_steps = 1
+    return [
+        Batch(
+            samples=tuple(group),
+            adapter=adapter,
+            is_combined=is_combined,
+            most_steps=most_steps,
+        )
+        for (adapter, is_combined), group in groups.items()
+    ]
+
+
+class DeviceCalls:
+    """Runs chunks and batches; everything that a sample's own functions raise ends that sample
+    alone, everything else is raised."""
+
+    def __init__(
+        self,
+        device: SlotDevice,
+        *,
+        allowed: NDArray[np.bool_],
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        self._device, self._allowed, self._clock = device, allowed, clock
+        self._pace = CallPace()
+        self._ended: float | None = None
+
+    def interrupt(self) -> None:
+        """Something else happens now than one batch after the other."""
+        self._ended = None
+
+    def prefill(self, step: PrefillChunk, sample: Sample) -> None:
+        """Run a chunk, and keep what it gives for the sample."""
+        self.interrupt()
+        failpoint("engine-prefill")
+        if sample.request.scores_prompt:
+            logits, found = self._device.score(step)
+            sample.take_prompt_scores(found)
+        else:
+            logits = self._device.prefill(step)
+        if step.is_last:
+            sample.logits[step.slot] = logits
+        logits.block_until_ready()
+
+    def begin(self, sample: Sample) -> Outcome:
+        """The prompts are in the cache: their scores, and the first choice."""
+        scores = tuple(sample.prompt_scores) if sample.request.scores_prompt else None
+        if scores and any(np.isnan(score.logprob or 0.0) for score in scores):
+            return Outcome(sample=sample, ending=Failed(message=DAMAGED, is_transient=False))
+        if not sample.request.max_tokens:
+            ending = Finished(reason="length")
+            return Outcome(sample=sample, prompt_scores=scores, ending=ending)
+        if sample.form.is_full:
+            slot, prompt = sample.scheduled.slots[0], sample.request.prompts[0]
+            self._device.fill(slot, prompt, sample.request.sampling.logit_bias)
+        logits = [sample.logits[slot] for slot in sample.scheduled.slots]
+        sample.logits.clear()
+        if sample.is_combined:
+            stacked = np.concatenate([np.asarray(array) for array in logits])
+            outcome = self._choose_combined(sample, stacked)
+        else:
+            outcome = self._choose(sample, logits[0])
+        return replace(outcome, prompt_scores=scores)
+
+    def run(self, batch: Batch) -> Iterator[Outcome]:
+        """One call for a batch."""
+        failpoint("engine-decode")
+        if batch.is_combined:
+            self.interrupt()
+            yield from self._run_combined(batch)
+        else:
+            yield from self._run_rows(batch)
+
+    def _run_rows(self, batch: Batch) -> Iterator[Outcome]:
+        running: list[Sample] = []
+        masks: list[NDArray[np.bool_] | None] = []
+        for sample in batch.samples:
+            mask = self._permitted(sample)
+            if isinstance(mask, Failed):
+                yield Outcome(sample=sample, ending=mask)
+            else:
+                running.append(sample)
+                masks.append(mask)
+        if running:
+            choices = self._decode(running, batch, self._joined(masks))
+            for row, sample in enumerate(running):
+                yield _taken(sample, choices, row)
+
+    def _decode(
+        self, running: Sequence[Sample], batch: Batch, permitted: NDArray[np.bool_] | None
+    ) -> HostChoices:
+        form = CallForm(
+            is_full=any(sample.form.is_full for sample in running),
+            has_alternatives=any(sample.form.has_alternatives for sample in running),
+        )
+        steps = self._pace.num_steps(len(running), most=batch.most_steps)
+        begun = self._clock()
+        if self._ended is not None:
+            self._pace.observe_host(begun - self._ended)
+        choices = self._device.decode(
+            [row for sample in running for row in sample.rows()],
+            form,
+            num_steps=steps,
+            adapter=batch.adapter,
+            permitted=permitted,
+        )
+        self._ended = self._clock()
+        taken, seconds = len(choices.ids), self._ended - begun
+        self._pace.observe_call(len(running), steps=taken, seconds=seconds)
+        return choices
+
+    def _run_combined(self, batch: Batch) -> Iterator[Outcome]:
+        rows = [row for sample in batch.samples for row in sample.rows()]
+        logits = self._device.peek(rows, adapter=batch.adapter)
+        begin = 0
+        for sample in batch.samples:
+            end = begin + len(sample.request.prompts)
+            yield self._choose_combined(sample, logits[begin:end])
+            begin = end
+
+    def _choose_combined(self, sample: Sample, logits: NDArray[np.float32]) -> Outcome:
+        combined = _guarded(lambda: sample.combined(logits))
+        if isinstance(combined, Failed):
+            return Outcome(sample=sample, ending=combined)
+        return self._choose(sample, combined)
+
+    def _choose(self, sample: Sample, logits: Array | NDArray[np.float32]) -> Outcome:
+        """The next id from logits [1, V]."""
+        mask = self._permitted(sample)
+        if isinstance(mask, Failed):
+            return Outcome(sample=sample, ending=mask)
+        choices = self._device.choose_first(
+            logits, sample.choosing_row(), sample.form, permitted=self._joined([mask])
+        )
+        return _taken(sample, choices, 0)
+
+    def _permitted(self, sample: Sample) -> NDArray[np.bool_] | Failed | None:
+        return _guarded(lambda: sample.permitted(self._allowed))
+
+    def _joined(self, masks: Sequence[NDArray[np.bool_] | None]) -> NDArray[np.bool_] | None:
+        """[R, V], where some row has a mask."""
+        if all(mask is None for mask in masks):
+            return None
+        everything = np.ones_like(self._allowed)
+        return np.stack([everything if mask is None else mask for mask in masks])
+
+
+def _taken(sample: Sample, choices: HostChoices, row: int) -> Outcome:
+    found = _guarded(lambda: sample.take(choices, row))
+    return Outcome(sample=sample, ending=found) if isinstance(found, Failed) else found
+
+
+def _guarded(run: Callable[[], Found]) -> Found | Failed:
+    """What a request's own function gives, or why its sample ends."""
+    try:
+        return run()
+    except BluejayError as error:
+        return Failed(message=str(error), is_transient=False)
+    except Exception as error:  # whatever they are: nobody else is to feel it
+        kind = type(error).__name__
+        message = f"A function of the request's own failed ({kind}): look at what was sent with it."
+        return Failed(message=message, is_transient=False)
