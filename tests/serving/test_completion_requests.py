@@ -255,8 +255,10 @@ def test_a_stop_string_ends_the_work_at_once() -> None:
 
     def answer(request: EngineRequest) -> Iterator[EngineEvent]:
         events = scripted(LONG)(request)
-        yield from islice(events, 4)  # the prompt and "abc"
-        is_ahead.wait(PATIENCE)
+        yield from islice(events, 3)  # the prompt and "ab"
+        is_ahead.wait(0.1)  # until those are read, so that "c" is news of its own
+        yield next(events)
+        is_ahead.wait(10)
         yield from events
 
     with serve_answers(answer) as (server, engine):
@@ -267,8 +269,8 @@ def test_a_stop_string_ends_the_work_at_once() -> None:
         assert found.choices[0].finish_reason == "stop"
         assert engine.cancelled == engine.requests
         is_ahead.set()
-        server.client.completions.create(model="small", prompt="a", max_tokens=1)
-        assert engine.num_made == 3 + 1
+        server.client.completions.create(model="small", prompt="a", logprobs=1, max_tokens=3)
+        assert engine.num_made == 3 + 3
 
 
 @pytest.mark.parametrize("stream", [False, True])
