@@ -83,6 +83,7 @@ def shares_of(found: Candidates, size: int) -> list[float]:
         (lambda c: filters.top_a(c, 9.0), (0.6, 0.2, 0.2), (1, 0, 0)),
         (lambda c: filters.mirostat(c, 2.0), (0.5, 0.25, 0.125, 0.125), (2 / 3, 1 / 3, 0, 0)),
         (lambda c: filters.mirostat(c, 0.1), (0.5, 0.25, 0.125, 0.125), (1, 0, 0, 0)),
+        (filters.add_bias({1: float(np.log(3)), 7: 5.0}), (0.5, 0.5, 0), (0.25, 0.75, 0)),
         # All candidates alike: the whole range of temperatures is used, which changes nothing.
         (filters.dynamic_temperature(0.5, 1.5, 1.0), (0.25,) * 4, (0.25,) * 4),
         # exp(-ln(2)**2) = 0.618: half as probable becomes 0.618 times as probable.

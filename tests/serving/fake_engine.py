@@ -176,6 +176,8 @@ class TinyModel:
         for position in range(request.max_tokens):
             allowed = _allowed(request.constraint)
             row = self.logprobs(last) + np.where(allowed, 0, -np.inf)
+            if request.combine is not None:
+                row = request.combine(row[None].astype(np.float32)).astype(np.float64)
             token = _choose(row, request.sampling, (request.sample_index, position))
             if token in request.stop_ids:
                 yield Finished(reason="stop")

@@ -6,7 +6,7 @@ in float64 from all candidates left, whatever order a client asks for. Starts wi
 Axes: V vocabulary  C candidates that are left
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -68,6 +68,20 @@ class Candidates:
 
 
 Sampler = Callable[[Candidates], Candidates]
+
+
+def add_bias(bias: Mapping[int, float]) -> Sampler:
+    """Adds to the scores of some ids; of what is no candidate, nothing."""
+    values = np.zeros(1 + max(bias, default=-1))
+    values[list(bias)] = list(bias.values())
+
+    def sample(candidates: Candidates) -> Candidates:
+        known = candidates.ids < values.size
+        added = np.zeros(candidates.ids.size)
+        added[known] = values[candidates.ids[known]]
+        return candidates.with_scores(candidates.scores + added)
+
+    return sample
 
 
 def top_k(candidates: Candidates, k: int) -> Candidates:

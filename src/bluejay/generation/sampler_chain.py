@@ -50,7 +50,8 @@ class Filter:
 class SamplerChain:
     """Stages in order, for one sample; the engine's `Constraint` and, by `combine`, its `Combine`.
 
-    `allowed` [V] are ids that stand for something; `constraint` may narrow them further.
+    `allowed` [V] are ids that may come at all; `constraint` narrows them, and goes first where
+    nothing is in both.
     """
 
     def __init__(
@@ -75,7 +76,11 @@ class SamplerChain:
 
     def allowed(self) -> NDArray[np.bool_]:
         """[V] bool: the ids that may come next."""
-        return self._allowed if self._constraint is None else self._constraint.allowed()
+        if self._constraint is None:
+            return self._allowed
+        narrowed = self._constraint.allowed()
+        both = narrowed & self._allowed
+        return both if both.any() else narrowed
 
     def accept(self, token: int) -> None:
         """The id that came."""
