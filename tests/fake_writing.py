@@ -38,6 +38,8 @@ def check(document: Any) -> None:
     if not isinstance(document.get("max_tokens", 0), int):
         raise TypeError("max_tokens must be whole")
     prompt = document.get("prompt", "")
+    if len(prompt) > 32_768:
+        raise ValueError("the prompt is too long")
     if isinstance(prompt, list) and min(prompt) < 0:
         raise ValueError("negative ids")
 
