@@ -16,7 +16,6 @@ from bluejay.generation.sampling_params import MAX_SEED, MAX_TOP_K, SamplingPara
 from bluejay.serving.errors import ApiError
 from bluejay.serving.fiction_fields import FictionFields, require_neutral
 from bluejay.serving.grammars import compiled_grammar
-from bluejay.serving.grammars import compiled_grammar
 from bluejay.serving.limits import Limits, RequestLimits
 from bluejay.serving.routes import StrictBody
 from bluejay.serving.samples import SampleOptions
