@@ -101,8 +101,8 @@ class Limits:
 
 ENGINE_FLAGS = {
     "num_slots": "--slots",
-    "context_length": "--context-length",
-    "queued_requests": "--max-queued-requests",
-    "queued_tokens": "--max-queued-tokens",
+    "context_length": "--context",
+    "queued_requests": "--queue-requests",
+    "queued_tokens": "--queue-tokens",
 }
 """The flags that set the fields of `EngineLimits`."""
