@@ -1,0 +1,225 @@
+"""How requests end that do not end by themselves: cancelled, failed, in a batch that fails."""
+
+from collections import Counter
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from bluejay.core import failpoints
+from bluejay.generation.engine import SlotEngine
+from bluejay.generation.engine_requests import (
+    EngineRequest,
+    EngineStoppedError,
+    Failed,
+    Finished,
+    NewTokens,
+    PromptProgress,
+)
+from bluejay.generation.runner import Runner
+from bluejay.generation.sampling_params import SamplingParams
+from bluejay.kernels.library import cpu_library
+from engine_models import LIMITS, Client, expected, prompts_of, running, wait_until
+from speculation_models import FAMILIES, params_of, runner_of
+
+pytestmark = pytest.mark.skipif(cpu_library() is None, reason="the kernels are not built")
+RUNNER = runner_of("llama", 4, "float16")
+PROMPT, LONG, OTHER = prompts_of([40, 400, 100])
+REQUEST = EngineRequest(prompts=[PROMPT], max_tokens=30, sampling=SamplingParams(seed=5))
+NOBODY = [
+    EngineRequest(prompts=[OTHER], max_tokens=12, sampling=SamplingParams(seed=number))
+    for number in range(3)
+]
+
+
+def fail_at(monkeypatch: pytest.MonkeyPatch, place: str) -> None:
+    monkeypatch.setattr(failpoints, "_passed", Counter[str]())
+    monkeypatch.setenv("BLUEJAY_FAILPOINT", f"{place}:full")
+
+
+def is_at_rest(engine: SlotEngine) -> bool:
+    status = engine.status()
+    return status.slots_in_use == status.queued_requests == status.queued_tokens == 0
+
+
+def test_cancelled_in_the_queue_in_a_prompt_and_in_the_middle_of_a_text() -> None:
+    heard: dict[str, Client] = {}
+
+    def cancel_reading(client: Client, event: object) -> None:
+        if isinstance(event, PromptProgress) and event.num_done >= 256:
+            heard["reading"] = client
+            client.cancel()
+
+    def cancel_writing(client: Client, event: object) -> None:
+        if len(client.tokens) >= 5:
+            heard["writing"] = client
+            client.cancel()
+
+    with running(RUNNER, limits=replace(LIMITS, num_slots=2)) as engine:
+        reading = Client(engine, replace(REQUEST, prompts=[LONG]), cancel_reading)
+        writing = Client(engine, replace(REQUEST, max_tokens=400), cancel_writing)
+        queued = [Client(engine, request) for request in NOBODY]
+        for client in queued[:2]:
+            client.cancel()
+        wait_until(lambda: len(heard) == 2)
+        assert queued[2].wait().tokens == expected(RUNNER, NOBODY[2])
+        wait_until(lambda: is_at_rest(engine))
+        counts = [len(client.events) for client in (reading, writing, *queued)]
+        for client in (reading, writing, *queued):
+            client.cancel()  # a second time, or too late: without effect
+        status = engine.status()
+        assert (status.cancelled, status.finished, status.failed) == (4, 1, 0)
+        assert queued[0].events == queued[1].events == []
+        assert not reading.tokens
+        assert isinstance(reading.events[-1], PromptProgress)
+        assert isinstance(writing.events[-1], NewTokens)
+        # What was written is a beginning of the text, and of the whole text not much more.
+        assert writing.tokens == expected(RUNNER, REQUEST)[: len(writing.tokens)]
+        assert len(writing.tokens) < 30
+        assert Client(engine, REQUEST).wait().tokens == expected(RUNNER, REQUEST)
+        assert [len(client.events) for client in (reading, writing, *queued)] == counts
+
+
+def test_cancelling_from_another_thread_frees_the_slot_soon() -> None:
+    with running(RUNNER, limits=replace(LIMITS, num_slots=1)) as engine:
+        endless = Client(engine, replace(REQUEST, max_tokens=470))
+        wait_until(lambda: len(endless.tokens) > 3)
+        endless.cancel()
+        seen = len(endless.tokens)
+        after = Client(engine, REQUEST).wait()
+        assert after.tokens == expected(RUNNER, REQUEST)
+        assert endless.ending is None
+        assert len(endless.tokens) <= seen + 16  # a call that was running may have been heard
+
+
+def test_a_batch_that_fails_takes_its_own_requests_with_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with running(RUNNER, limits=replace(LIMITS, num_slots=2)) as engine:
+        fail_at(monkeypatch, "engine-decode@4")
+        clients = [Client(engine, replace(REQUEST, sample_index=number)) for number in range(4)]
+        endings = [client.wait().ending for client in clients]
+        hit = [number for number, ending in enumerate(endings) if isinstance(ending, Failed)]
+        assert 0 in hit
+        assert len(hit) <= 2
+        assert all(ending.is_transient for ending in endings if isinstance(ending, Failed))
+        for number in {0, 1, 2, 3} - {*hit}:
+            request = replace(REQUEST, sample_index=number)
+            assert clients[number].tokens == expected(RUNNER, request)
+        wait_until(lambda: is_at_rest(engine))
+        status = engine.status()
+        assert status.is_ready
+        assert (status.failed, status.finished) == (len(hit), 4 - len(hit))
+
+
+def test_a_prompt_that_fails_leaves_a_text_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    late: list[Client] = []
+
+    def join(client: Client, event: object) -> None:
+        if client.tokens and not late:
+            fail_at(monkeypatch, "engine-prefill@2")
+            late.append(Client(engine, replace(REQUEST, prompts=[LONG])))
+
+    with running(RUNNER) as engine:
+        writing = Client(engine, replace(REQUEST, max_tokens=100), join).wait()
+        assert isinstance(late[0].wait().ending, Failed)
+        assert writing.tokens == expected(RUNNER, replace(REQUEST, max_tokens=100))
+        assert Client(engine, REQUEST).wait().tokens == expected(RUNNER, REQUEST)
+
+
+def test_a_program_that_fails_leaves_other_slots_as_they_are() -> None:
+    """What the device itself refuses: here the number of a cache that never was."""
+    [kept] = prompts_of([300])
+    reused = replace(REQUEST, prompts=[kept])
+
+    def forge(client: Client, event: object) -> None:
+        if len(client.tokens) >= 3 and client.ending is None:
+            engine._device._cache = jax.device_put(np.array([2**31 - 1], np.int32))
+
+    with running(RUNNER) as engine:
+        before = Client(engine, reused).wait()
+        failing = Client(engine, REQUEST, forge).wait()
+        assert isinstance(failing.ending, Failed)
+        assert failing.ending.is_transient
+        assert "send it again" in failing.ending.message
+        again = Client(engine, reused).wait()
+        assert again.progress.num_cached == 256 + 2 * 16
+        assert again.tokens == before.tokens == expected(RUNNER, reused)
+        assert engine.status().recompiles == 0
+
+
+def test_an_engine_that_cannot_go_on_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    with running(RUNNER, limits=replace(LIMITS, num_slots=1)) as engine:
+        fail_at(monkeypatch, "engine-step@5")
+        clients = [Client(engine, REQUEST) for _ in range(3)]
+        endings = [client.wait().ending for client in clients]
+        assert all(isinstance(ending, Failed) and ending.is_transient for ending in endings)
+        status = engine.status()
+        assert status.is_failed
+        assert not status.is_ready
+        with pytest.raises(EngineStoppedError):
+            Client(engine, REQUEST)
+
+
+def test_a_device_that_always_fails_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    with running(RUNNER, limits=replace(LIMITS, num_slots=1)) as engine:
+
+        def refuse(step: object) -> None:
+            raise OSError("gone")
+
+        monkeypatch.setattr(engine._device, "prefill", refuse)
+        clients = [Client(engine, REQUEST) for _ in range(20)]
+        assert all(isinstance(client.wait().ending, Failed) for client in clients)
+        wait_until(lambda: engine.status().is_failed)
+
+
+def test_weights_that_are_damaged_fail_the_rows_that_read_them() -> None:
+    config, params = FAMILIES["gptj"], params_of("gptj")
+    damaged = replace(params, embedding=params.embedding.at[7].set(jnp.nan))
+    runner = Runner(damaged, config=config)
+    [prompt] = prompts_of([20])
+    sound = [token if token != 7 else 8 for token in prompt]
+    request = EngineRequest(
+        prompts=[sound],
+        max_tokens=10,
+        sampling=SamplingParams(temperature=0, logit_bias={7: -100.0}),
+    )
+    with running(runner) as engine:
+        good, bad = (
+            Client(engine, replace(request, prompts=[ids])) for ids in (sound, [*sound, 7])
+        )
+        ending = bad.wait().ending
+        assert isinstance(ending, Failed)
+        assert not ending.is_transient
+        assert "not finite numbers" in ending.message
+        assert not bad.tokens
+        assert good.wait().ending == Finished(reason="length")
+        assert good.tokens == expected(runner_of("gptj"), request)
+
+
+def test_a_listener_that_fails_ends_its_own_request() -> None:
+    def fail(client: Client, event: object) -> None:
+        raise ValueError("no such window")
+
+    with running(RUNNER) as engine:
+        failing = Client(engine, REQUEST, fail)
+        other = Client(engine, NOBODY[0]).wait()
+        wait_until(lambda: engine.status().cancelled == 1)
+        assert other.tokens == expected(RUNNER, NOBODY[0])
+        assert len(failing.events) == 1
+
+
+def test_a_call_is_short_when_others_wait() -> None:
+    """Between two events of a text no more than 16 ids come, and one at a time beside a prompt."""
+    sizes: list[int] = []
+
+    def note(client: Client, event: object) -> None:
+        if isinstance(event, NewTokens):
+            sizes.append(len(event.scores))
+
+    with running(RUNNER) as engine:
+        Client(engine, replace(REQUEST, max_tokens=400), note).wait()
+    assert max(sizes) <= 16
+    assert np.sum(sizes) == 400
