@@ -83,7 +83,7 @@ def test_figures_are_those_of_the_servers_clock() -> None:
     # No client can be faster than the server; a busy machine may make it slower.
     assert 1000 * PREFILL <= found["first_token_ms"]["p50"] < 4000 * PREFILL
     assert 700 * TOKEN <= found["between_tokens_ms"]["p50"] < 4000 * TOKEN
-    most = 4 * NUM_TOKENS / ONE_REQUEST
+    most = 4 * NUM_TOKENS / ONE_REQUEST + 1
     assert most / 4 < found["output_tokens_per_second"] <= most
     assert 5 * ONE_REQUEST <= found["seconds"] < 20 * ONE_REQUEST
     assert found["generator"]["cpu_seconds"] > 0
@@ -105,7 +105,8 @@ def test_a_duration_counts_only_what_came_within_it() -> None:
             found = figures(done)
             assert found["requests_per_second"] == 0.0  # both ended after it
             assert found["ok"] == 2
-            assert 20 < found["output_tokens_per_second"] <= 2 / 0.01
+            # The first token of each comes at once, one more every 10 ms.
+            assert 20 < found["output_tokens_per_second"] <= 2 * 31 / 0.3 + 1
 
 
 def test_arrivals_do_not_wait_for_a_slow_server() -> None:

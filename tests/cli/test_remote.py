@@ -167,6 +167,10 @@ def canned(answer: bytes, *, is_open: bool = False) -> Iterator[str]:
             connection.sendall(answer)
             if is_open:
                 done.wait(20)
+            # Closing with something unread would reset the connection.
+            connection.shutdown(socket.SHUT_WR)
+            while connection.recv(65536):
+                pass
 
     thread = threading.Thread(target=serve, daemon=True)
     thread.start()
