@@ -248,12 +248,12 @@ def unbiased_logits(
     params: DecoderParams, x: Float[Array, "B T D"], *, config: DecoderConfig
 ) -> Float[Array, "B T V"]:
     """As `logits`, without the head's bias: a loss adds it in a pass that it makes anyway."""
-    normed = _final_norm(params, x, config=config)
+    normed = final_norm(params, x, config=config)
     head = params.embedding if params.head is None else params.head
     return contract_to_float32("BTD,VD->BTV", normed, head)
 
 
-def _final_norm(
+def final_norm(
     params: DecoderParams, x: Float[Array, "B T D"], *, config: DecoderConfig
 ) -> Float[Array, "B T D"]:
     """Row by row where kernels promise a row's bits: XLA's norm of 8 rows of 576 values differs

@@ -1,0 +1,185 @@
+"""A model, its engine and its routes, put together as one application."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any, Final
+
+from bluejay.core.errors import UsageError
+from bluejay.generation.compile_count import num_compiled_anywhere
+from bluejay.generation.engine import SlotEngine
+from bluejay.generation.engine_requests import EngineLimits, EngineStatus
+from bluejay.generation.prompt_chunks import CHUNK_SIZES
+from bluejay.generation.runner import Runner
+from bluejay.model.config import DecoderConfig
+from bluejay.model.params import DecoderParams
+from bluejay.runs.language_model import LanguageModel
+from bluejay.runs.serving_embedder import ModelEmbedder
+from bluejay.runs.serving_memory import require_memory
+from bluejay.serving.access import Access
+from bluejay.serving.app import App
+from bluejay.serving.chat import chat_routes
+from bluejay.serving.completions import completion_routes
+from bluejay.serving.embeddings import embedding_routes
+from bluejay.serving.kobold import kobold_routes
+from bluejay.serving.limits import Limits
+from bluejay.serving.metrics import Metrics
+from bluejay.serving.models import model_routes
+from bluejay.serving.responses import response_routes
+from bluejay.serving.routes import Route
+from bluejay.serving.service import TextService
+from bluejay.serving.suggest import suggest_routes
+from bluejay.serving.tokens import token_routes
+from bluejay.text.chat_templates import default_template
+
+OnProgram = Callable[[int, int], None]
+# Tokens of a typed text that words are suggested from: what stands further back moves them little,
+# and a cache of few sizes is warmed up.
+MOST_TYPED: Final = 512
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServingPlan:
+    """What is served and how. `name` is the model's; `created` is in seconds since 1970.
+
+    `adapters` are loaded already (`serving_adapters.load_adapters`).
+    """
+
+    name: str
+    created: int
+    engine: EngineLimits = field(default_factory=EngineLimits)
+    limits: Limits = field(default_factory=Limits)
+    access: Access = field(default_factory=Access)
+    aliases: Sequence[str] = ()
+    adapters: Mapping[str, DecoderParams] = field(default_factory=dict)
+
+
+class ModelServer:
+    """An application around a model, whose engine has to be started.
+
+    Raises MemoryLimitError before anything is made that does not fit, and UsageError for names that
+    are given twice and a context that the model does not have.
+    """
+
+    def __init__(self, model: LanguageModel, plan: ServingPlan) -> None:
+        _require_different(plan)
+        require_memory(model.config, plan.engine, model.runner.cache_dtype)
+        self.plan = plan
+        self.engine = SlotEngine(
+            model.runner, allowed=model.allowed, limits=plan.engine, adapters=plan.adapters
+        )
+        runners = {None: model.runner} | {
+            name: Runner(params, config=model.config, cache_dtype=model.runner.cache_dtype)
+            for name, params in plan.adapters.items()
+        }
+        self._embedder = ModelEmbedder(runners, context_length=plan.engine.context_length)
+        self._words = TypedRunner(model.runner, most=MOST_TYPED)
+        self._num_compiled = 0
+        metrics = Metrics(self.status)
+        service = self._service(model, metrics)
+        routes = _routes(service, self._embedder, self._words)
+        self.app = App(
+            routes, access=plan.access, limits=plan.limits, status=self.status, metrics=metrics
+        )
+
+    def start(self, on_program: OnProgram) -> None:
+        """Warm up on the engine's thread; `on_program` hears how many programs are done."""
+        others = [self._embedder.warm_up, *self._words.warm_up_runs()]
+
+        def report(done: int, total: int) -> None:
+            on_program(done, total + len(others))
+            if done < total:
+                return
+            for number, run in enumerate(others, 1):
+                run()
+                on_program(done + number, total + len(others))
+            self._num_compiled = num_compiled_anywhere()
+
+        num_compiled_anywhere()
+        self.engine.start(report)
+
+    def status(self) -> EngineStatus:
+        """The engine's, where programs that other threads compile count too."""
+        status = self.engine.status()
+        since_ready = num_compiled_anywhere() - self._num_compiled if status.is_ready else 0
+        return replace(status, recompiles=max(status.recompiles, since_ready))
+
+    def stop(self, seconds: float) -> bool:
+        """End the engine, whatever runs; whether it has ended within that time."""
+        return self.engine.stop(seconds)
+
+    def _service(self, model: LanguageModel, metrics: Metrics) -> TextService:
+        plan = self.plan
+        return TextService(
+            engine=self.engine,
+            tokenizer=model.tokenizer,
+            config=model.config,
+            model=plan.name,
+            chat_template=default_template(model.tokenizer, model=plan.name),
+            created=plan.created,
+            aliases=tuple(plan.aliases),
+            adapters=tuple(plan.adapters),
+            limits=plan.limits,
+            times=metrics,
+        )
+
+
+class TypedRunner:
+    """A runner that reads only the end of a text. Implements `text.word_search.NextTokens`."""
+
+    def __init__(self, runner: Runner, *, most: int) -> None:
+        self._runner = runner
+        length = min(most, runner.config.context_length)
+        self.config: DecoderConfig = replace(runner.config, context_length=length)
+
+    def start(self, ids: Sequence[int], *, reserve: int = 0) -> Any:
+        return self._runner.start(ids, reserve=reserve)
+
+    def branch(self, prefix: Any, token: int) -> Any:
+        return self._runner.branch(prefix, token)
+
+    def warm_up_runs(self) -> list[Callable[[], None]]:
+        """What compiles all programs, piece by piece."""
+        longest = self.config.context_length - 1
+        pieces = [size for size in (*CHUNK_SIZES, sum(CHUNK_SIZES)) if size <= longest]
+        return [partial(self._warm_up, length) for length in sorted({*pieces, longest})]
+
+    def _warm_up(self, length: int) -> None:
+        self.branch(self.start([0] * length), 0).logits.block_until_ready()
+
+
+def engine_limits(
+    config: DecoderConfig, *, context_length: int | None = None, **given: int
+) -> EngineLimits:
+    """The limits that were given; the context by default the model's, up to 2,048 tokens.
+
+    Raises UsageError for less than one of anything and for more context than the model has.
+    """
+    if context_length is None:
+        context_length = min(EngineLimits.context_length, config.context_length)
+    if context_length > config.context_length:
+        raise UsageError(
+            f"--context is {context_length:,}, and the model was trained for"
+            f" {config.context_length:,} tokens: give at most that."
+        )
+    return EngineLimits(context_length=context_length, **given)
+
+
+def _routes(service: TextService, embedder: ModelEmbedder, words: TypedRunner) -> list[Route]:
+    return [
+        *completion_routes(service),
+        *chat_routes(service),
+        *response_routes(service),
+        *model_routes(service),
+        *embedding_routes(service, embedder),
+        *suggest_routes(service, words),
+        *token_routes(service),
+        *kobold_routes(service),
+    ]
+
+
+def _require_different(plan: ServingPlan) -> None:
+    names = [plan.name, *plan.aliases, *plan.adapters]
+    for name in names:
+        if names.count(name) > 1:
+            raise UsageError(f"The name {name!r} stands for two models: give another.")
