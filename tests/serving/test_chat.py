@@ -134,10 +134,17 @@ def test_logprobs_are_the_models_own(served: TextServer) -> None:
     assert plain.content[0].top_logprobs == []
 
 
-def test_an_answer_without_max_tokens_ends_where_the_user_would_speak(served: TextServer) -> None:
-    ends = str(min(served.service.conventions.stop_ids))
-    answer = chat(served, max_tokens=None, logit_bias={ends: 4})
-    assert answer.choices[0].finish_reason == "stop"
+def test_an_answer_without_max_tokens_goes_on_until_it_ends(served: TextServer) -> None:
+    service = served.service
+    [letter] = service.tokenizer.encode("q")
+    on = chat(served, max_tokens=None, logit_bias={str(letter): 100})
+    assert on.usage is not None
+    assert on.usage.total_tokens == service.context_length
+    assert on.choices[0].finish_reason == "length"
+    end = str(min(service.conventions.stop_ids))
+    ended = chat(served, max_tokens=None, logit_bias={end: 100})
+    assert ended.choices[0].message.content == ""
+    assert ended.choices[0].finish_reason == "stop"
 
 
 def test_an_answer_keeps_to_a_schema(served: TextServer) -> None:

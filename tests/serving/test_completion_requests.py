@@ -16,13 +16,14 @@ from bluejay.generation.engine_requests import (
     EngineLimits,
     EngineRequest,
     Failed,
+    Finished,
     NewTokens,
     PromptProgress,
     TokenScore,
 )
 from bluejay.generation.sampling_params import SamplingParams
 from bluejay.serving.access import make_access
-from bluejay.serving.limits import Limits, RequestLimits, WaitLimits
+from bluejay.serving.limits import ENGINE_FLAGS, Limits, RequestLimits, WaitLimits
 from serving.fake_engine import Answer, FakeEngine, TinyModel, scripted
 from serving.live_server import PATIENCE
 from serving.text_server import END, NUM_ROWS, TextServer, serve_answers, small_tokenizer
@@ -129,6 +130,24 @@ def test_a_prompt_is_scored_once_for_all_its_samples(
     before = len(engine.requests)
     asked(parrot, n=3, echo=True, max_tokens=0)
     assert len(engine.requests) == before + 1
+
+
+def test_best_of_ranks_by_the_mean_and_not_the_sum() -> None:
+    texts = {0: ("a", -1.0), 1: ("bcd", -0.5), 2: ("", 0.0), 3: ("ef", -0.9)}
+
+    def answer(request: EngineRequest) -> Iterator[EngineEvent]:
+        text, logprob = texts[request.sample_index]
+        for token in TOKENIZER.encode(text):
+            yield NewTokens(scores=(TokenScore(id=token, logprob=logprob),))
+        yield Finished(reason="stop")
+
+    with serve_answers(answer) as (server, _):
+        found = server.client.completions.create(model="small", prompt="a", n=4, best_of=4)
+        assert [choice.text for choice in found.choices] == ["a", "bcd", "", "ef"]
+        found = server.client.completions.create(model="small", prompt="a", n=3, best_of=4)
+        assert [choice.text for choice in found.choices] == ["bcd", "ef", "a"]
+        assert found.usage is not None
+        assert found.usage.completion_tokens == 6
 
 
 def test_an_adapter_is_chosen_by_field_or_by_model(
@@ -360,9 +379,9 @@ def test_a_call_that_the_queue_could_never_hold_is_refused() -> None:
     small = EngineLimits(queued_requests=4, queued_tokens=100)
     with serve_answers(scripted(LONG), engine_limits=small) as (server, engine):
         many = server.refusal("/v1/completions", prompt=["a"] * 5)
-        assert (many["status"], "--max-queued-requests" in many["message"]) == (400, True)
+        assert (many["status"], ENGINE_FLAGS["queued_requests"] in many["message"]) == (400, True)
         long = server.refusal("/v1/completions", prompt=["b" * 60] * 2)
-        assert (long["status"], "--max-queued-tokens" in long["message"]) == (400, True)
+        assert (long["status"], ENGINE_FLAGS["queued_tokens"] in long["message"]) == (400, True)
         assert not engine.requests
 
 

@@ -1,6 +1,7 @@
 """A live server of the text routes, and the clients that talk to it."""
 
 import json
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,8 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 from openai import OpenAI
 
+from bluejay.generation.engine import SlotEngine
 from bluejay.generation.engine_requests import Engine, EngineLimits
+from bluejay.generation.generate import allowed_log_probabilities
 from bluejay.model.presets import gptj_config
+from bluejay.runs.language_model import load
 from bluejay.serving.access import Access
 from bluejay.serving.app import App
 from bluejay.serving.chat import chat_routes
@@ -34,6 +38,7 @@ from tokenizers_for_tests import small_document
 NUM_ROWS = 264
 END = 259
 KEY = "test-key"
+WARM_UP_SECONDS = 300.0
 
 
 @cache
@@ -133,5 +138,28 @@ def serve_tiny() -> Iterator[TextServer]:
         engine.close()
 
 
-SERVED = {"tiny": serve_tiny}
+@contextmanager
+def serve_bundled() -> Iterator[TextServer]:
+    """The model of the package behind the real engine."""
+    model = load("bluejay-tiny")
+    limits = EngineLimits(num_slots=4, context_length=256)
+    engine = SlotEngine(model.runner, allowed=model.allowed, limits=limits).start()
+    deadline = time.monotonic() + WARM_UP_SECONDS
+    while not engine.status().is_ready:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+    def reference(ids: Sequence[int]) -> NDArray[np.float32]:
+        [row] = allowed_log_probabilities(model.logits(ids)[-1:], model.allowed)
+        return np.asarray(row)
+
+    try:
+        service = text_service(engine, tokenizer=model.tokenizer, config=model.config, adapters=())
+        with serve_text(service, reference=reference) as server:
+            yield server
+    finally:
+        engine.stop()
+
+
+SERVED = {"tiny": serve_tiny, "bundled": serve_bundled}
 """What the suites that know nothing of the engine run against."""
