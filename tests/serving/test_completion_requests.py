@@ -24,9 +24,13 @@ from bluejay.generation.engine_requests import (
 from bluejay.generation.sampling_params import SamplingParams
 from bluejay.serving.access import make_access
 from bluejay.serving.limits import ENGINE_FLAGS, Limits, RequestLimits, WaitLimits
+from bluejay.vocab.roles import SpecialRoles
+from bluejay.vocab.tokenizer import Tokenizer
+from bluejay.vocab.tokenizer_json import build_backend
 from serving.fake_engine import Answer, FakeEngine, TinyModel, scripted
 from serving.live_server import PATIENCE
 from serving.text_server import END, NUM_ROWS, TextServer, serve_answers, small_tokenizer
+from tokenizers_for_tests import small_document
 
 TOKENIZER = small_tokenizer()
 LONG = TOKENIZER.encode("abcdefghij" * 150)
@@ -130,6 +134,32 @@ def test_a_prompt_is_scored_once_for_all_its_samples(
     before = len(engine.requests)
     asked(parrot, n=3, echo=True, max_tokens=0)
     assert len(engine.requests) == before + 1
+
+
+def test_a_gap_is_filled_where_the_model_was_trained_to() -> None:
+    document = small_document()
+    names = ["<fim_prefix>", "<fim_suffix>", "<fim_middle>"]
+    document["added_tokens"] += [
+        {"id": 260 + i, "content": name, "special": True} for i, name in enumerate(names)
+    ]
+    roles = SpecialRoles(document_start=END, stops=frozenset([END]))
+    tokenizer = Tokenizer(build_backend(document, where="small"), roles=roles)
+    with serve_answers(scripted(LONG), tokenizer=tokenizer) as found:
+        around = {"suffix": "<fim_middle>)"}
+        before, after = TOKENIZER.encode("f("), TOKENIZER.encode("<fim_middle>)")
+        expected = (260, *before, 261, *after, 262)
+        assert asked(found, "f(", **around).prompts == [expected]
+        assert asked(found, before, **around).prompts == [expected]
+        assert asked(found, "f(", suffix="").prompts == [(END, *before)]
+        server, _ = found
+        for body, param in (
+            ({"suffix": "x" * 2100}, "prompt"),
+            ({"suffix": "x" * 32769}, "suffix"),
+            ({"suffix": ")", "context_policy": "trim"}, "context_policy"),
+            ({"suffix": ")", "echo": True}, "echo"),
+        ):
+            error = server.refusal("/v1/completions", prompt="f(", **body)
+            assert (error["status"], error["param"]) == (400, param)
 
 
 def test_best_of_ranks_by_the_mean_and_not_the_sum() -> None:

@@ -52,7 +52,7 @@ def completion_routes(service: TextService) -> list[Route]:
 
 async def _complete(service: TextService, call: Call[CompletionBody]) -> Response:
     body = call.body
-    _check_combinations(body)
+    _check_combinations(service, body)
     n = sample_count(service.limits.request, body.n)
     best_of = _best_of(service, body, n)
     seconds = timeout_seconds(service.limits, body.timeout_ms)
@@ -130,11 +130,14 @@ class _Writer:
         )
 
 
-def _check_combinations(body: CompletionBody) -> None:
+def _check_combinations(service: TextService, body: CompletionBody) -> None:
     """Refuse fields that exclude each other."""
-    if body.suffix:
-        if body.echo:
-            raise ApiError(400, "echo and suffix cannot be combined: send one.", param="echo")
+    require_stream(body)
+    if not body.suffix:
+        return
+    if body.echo:
+        raise ApiError(400, "echo and suffix cannot be combined: send one.", param="echo")
+    if service.fill_marks is None:
         raise ApiError(
             400,
             "suffix is not supported by this model, which was not trained to fill in the middle:"
@@ -142,7 +145,13 @@ def _check_combinations(body: CompletionBody) -> None:
             param="suffix",
             code="unsupported_field",
         )
-    require_stream(body)
+    if body.context_policy not in (None, "refuse"):
+        raise ApiError(
+            400,
+            "A text with a suffix is not cut: leave out context_policy, and send less around the"
+            " gap.",
+            param="context_policy",
+        )
 
 
 def _best_of(service: TextService, body: CompletionBody, n: int) -> int:
@@ -196,6 +205,9 @@ def _num_alternatives(service: TextService, body: CompletionBody) -> int:
 
 
 async def _prompts(service: TextService, body: CompletionBody, max_tokens: int) -> list[Prompt]:
+    prompts = await read_prompts(service, body.prompt)
+    if body.suffix:
+        prompts = [_with_suffix(service, prompt, body.suffix) for prompt in prompts]
     return [
         fit_prompt(
             service,
@@ -204,5 +216,13 @@ async def _prompts(service: TextService, body: CompletionBody, max_tokens: int) 
             policy=body.context_policy,
             keep=body.context_keep,
         )
-        for prompt in await read_prompts(service, body.prompt)
+        for prompt in prompts
     ]
+
+
+def _with_suffix(service: TextService, prompt: Prompt, suffix: str) -> Prompt:
+    """A prompt as what precedes a gap. Marks begin it, not the document start."""
+    assert service.fill_marks is not None
+    after = service.text_ids(suffix, param="suffix")
+    before = prompt.ids[prompt.num_hidden :]
+    return Prompt(ids=tuple(service.fill_marks.prompt(before, after)))

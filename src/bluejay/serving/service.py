@@ -16,6 +16,7 @@ from bluejay.serving.errors import ApiError
 from bluejay.serving.limits import Limits
 from bluejay.text.chat_templates import ChatTemplate
 from bluejay.text.conventions import TextConventions, conventions_of
+from bluejay.text.fill_in_middle import FillMarks, fill_marks
 from bluejay.text.prompt import prompt_ids
 from bluejay.vocab.quoting import quoted
 from bluejay.vocab.tokenizer import Tokenizer
@@ -70,6 +71,11 @@ class TextService:
     @cached_property
     def conventions(self) -> TextConventions:
         return conventions_of(self.tokenizer)
+
+    @cached_property
+    def fill_marks(self) -> FillMarks | None:
+        """What marks a gap to be filled; None for models that were not trained to."""
+        return fill_marks(self.tokenizer)
 
     @cached_property
     def allowed(self) -> NDArray[np.bool_]:
