@@ -6,6 +6,7 @@ from difflib import get_close_matches
 
 from bluejay.cli import (
     bench,
+    chat,
     convert,
     doctor,
     generate,
@@ -16,6 +17,7 @@ from bluejay.cli import (
     pull,
     quantize,
     runs,
+    serve,
     suggest,
     train,
 )
@@ -50,6 +52,20 @@ COMMANDS: dict[str, Command] = {
             example='bluejay suggest "I lo" -k 3',
             add_arguments=suggest.add_arguments,
             run=suggest.run,
+        ),
+        Command(
+            name="chat",
+            summary="a conversation with a model, here or on a server",
+            example="bluejay chat --model smollm2-135m-instruct",
+            add_arguments=chat.add_arguments,
+            run=chat.run,
+        ),
+        Command(
+            name="serve",
+            summary="serve a model to other programs by OpenAI's API, and to your phone",
+            example="bluejay serve smollm2-135m-instruct",
+            add_arguments=serve.add_arguments,
+            run=serve.run,
         ),
         Command(
             name="models",

@@ -13,9 +13,10 @@ from bluejay.generation.prompt_chunks import CHUNK_SIZES
 from bluejay.generation.runner import Runner
 from bluejay.model.config import DecoderConfig
 from bluejay.model.params import DecoderParams
+from bluejay.model.specs import decoder_specs, parameter_count
 from bluejay.runs.language_model import LanguageModel
 from bluejay.runs.serving_embedder import ModelEmbedder
-from bluejay.runs.serving_memory import require_memory
+from bluejay.runs.serving_memory import require_memory, slots_bytes
 from bluejay.serving.access import Access
 from bluejay.serving.app import App
 from bluejay.serving.chat import chat_routes
@@ -65,6 +66,8 @@ class ModelServer:
         _require_different(plan)
         require_memory(model.config, plan.engine, model.runner.cache_dtype)
         self.plan = plan
+        self.slots_bytes = slots_bytes(model.config, plan.engine, model.runner.cache_dtype)
+        self.num_parameters = parameter_count(decoder_specs(model.config))
         self.engine = SlotEngine(
             model.runner, allowed=model.allowed, limits=plan.engine, adapters=plan.adapters
         )

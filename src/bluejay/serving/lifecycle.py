@@ -1,7 +1,7 @@
 """The life of the server: it serves, drains, and stops."""
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
 _LAST_WORDS_SECONDS = 3.0
@@ -9,9 +9,13 @@ _LAST_WORDS_SECONDS = 3.0
 
 
 class Lifecycle:
-    """Counts the calls that run, and ends them when the server must stop. One event loop only."""
+    """Counts the calls that run, and ends them when the server must stop. One event loop only.
+
+    `on_drain` is called with the number of calls that run when the end begins.
+    """
 
     def __init__(self) -> None:
+        self.on_drain: Callable[[int], None] = lambda num_calls: None
         self._num_calls = 0
         self._idle = asyncio.Event()
         self._idle.set()
@@ -33,6 +37,7 @@ class Lifecycle:
     async def drain(self, seconds: float) -> None:
         """Take no new work, let calls finish for `seconds`, then have each say its last words."""
         self.is_draining = True
+        self.on_drain(self._num_calls)
         await self._wait(seconds)
         self.stopping.set()
         await self._wait(_LAST_WORDS_SECONDS)

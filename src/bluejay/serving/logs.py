@@ -9,6 +9,7 @@ from typing import Protocol
 from bluejay.serving.record import RequestRecord
 
 _LOGGER = logging.getLogger("bluejay.serving")
+_ENGINES_LOGGER = logging.getLogger("bluejay.generation")
 _FIELDS = "bluejay_fields"
 _PATH_CHARACTERS = 100
 
@@ -35,11 +36,14 @@ def log_failure(error: BaseException, *, request_id: str) -> None:
 
     A message may quote what the client sent.
     """
-    frames = traceback.extract_tb(error.__traceback__)
-    place = f"{frames[-1].filename}:{frames[-1].lineno}" if frames else "an unknown place"
-    fields = {"request": request_id, "failure": type(error).__name__, "place": place}
-    text = f"{request_id} failed: {type(error).__name__} at {place}"
+    fields = {"request": request_id, "failure": type(error).__name__, "place": _place(error)}
+    text = f"{request_id} failed: {fields['failure']} at {fields['place']}"
     _LOGGER.error("%s", text, extra={_FIELDS: fields})
+
+
+def _place(error: BaseException) -> str:
+    frames = traceback.extract_tb(error.__traceback__)
+    return f"{frames[-1].filename}:{frames[-1].lineno}" if frames else "an unknown place"
 
 
 class Stream(Protocol):
@@ -49,18 +53,23 @@ class Stream(Protocol):
 
 
 def set_up_logs(stream: Stream, *, as_json: bool) -> None:
-    """Write the server's log to `stream`: plain lines, or one JSON object a line."""
+    """Write the server's log and its engine's to `stream`: plain lines, or one JSON object a line.
+
+    Of an exception it has the kind and the place, as `log_failure`.
+    """
     handler = logging.StreamHandler(stream)
     handler.setFormatter(_JsonLines() if as_json else _PlainLines())
-    _LOGGER.handlers[:] = [handler]
-    _LOGGER.setLevel(logging.INFO)
-    _LOGGER.propagate = False
+    for logger in (_LOGGER, _ENGINES_LOGGER):
+        logger.handlers[:] = [handler]
+        logger.setLevel(logging.INFO)
+        logger.propagate = False
 
 
 class _PlainLines(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         at = time.strftime("%H:%M:%S", time.localtime(record.created))
-        return f"{at} {record.getMessage()}"
+        failure = "".join(f" {value}" for value in _failure(record).values())
+        return f"{at} {record.getMessage()}{failure}"
 
 
 class _JsonLines(logging.Formatter):
@@ -68,7 +77,15 @@ class _JsonLines(logging.Formatter):
         at = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
         head = {"time": f"{at}.{int(record.msecs):03d}Z", "level": record.levelname.lower()}
         fields = getattr(record, _FIELDS, None) or {"message": record.getMessage()}
-        return json.dumps(head | fields)
+        return json.dumps(head | fields | _failure(record))
+
+
+def _failure(record: logging.LogRecord) -> dict[str, str]:
+    """What was raised and where, without its message, which may quote what a client sent."""
+    error = record.exc_info[1] if record.exc_info else None
+    if error is None:
+        return {}
+    return {"failure": type(error).__name__, "place": _place(error)}
 
 
 def _text(fields: dict[str, str | int | float]) -> str:
