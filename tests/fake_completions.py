@@ -164,14 +164,15 @@ class FakeServer:
     async def _answer(self, exchange: Exchange) -> None:
         self.paths.append(exchange.path)
         try:
-            if exchange.path in ("/live", "/ready"):
-                is_good = exchange.path == "/live" or self.is_ready
-                exchange.answer(200 if is_good else 503, {"ready": is_good})
+            if exchange.path == "/live":
+                exchange.answer(200, {"status": "live"})
                 return
             key = self.options.key
             if key and exchange.headers.get("authorization") != f"Bearer {key}":
                 raise RefusedError(401, "The key is missing or wrong.")
-            if exchange.path == "/metrics":
+            if exchange.path == "/ready":
+                exchange.answer(200 if self.is_ready else 503, {"ready": self.is_ready})
+            elif exchange.path == "/metrics":
                 exchange.answer(200, self.counters.lines().encode())
             elif exchange.path == "/v1/models":
                 exchange.answer(200, {"object": "list", "data": [{"id": self.options.name}]})
