@@ -107,62 +107,62 @@ def test_dynamic_temperature_is_hotter_the_less_the_model_knows() -> None:
     assert found[0] == pytest.approx(1 / (1 + 3 ** (-1 / 1.31128)), abs=1e-4)
 
 
-@pytest.mark.parametrize(
-    ("stage", "history", "shares", "expected"),
-    [
-        # (llama.cpp)
-        (Penalties(repetition=50), [0], FIVE, (0, 0.25, 0.25, 0.25, 0.25)),
-        (Penalties(repetition=50), [0, 1, 2], FIVE, (0, 0, 0, 0.5, 0.5)),
-        (Penalties(repetition=50), [0, 1, 2, 0, 0], FIVE, (0, 0, 0, 0.5, 0.5)),
-        (
-            Penalties(frequency=5, presence=5),
-            [0],
-            FIVE,
-            (0.000011, 0.249997, 0.249997, 0.249997, 0.249997),
-        ),
-        (
-            Penalties(frequency=5, presence=5),
-            [0, 1, 2, 0, 0],
-            FIVE,
-            (0.0, 0.000023, 0.000023, 0.499977, 0.499977),
-        ),
-        (
-            RepeatedSequences(multiplier=1, base=1.1, allowed_length=2, last_n=4),
-            [0, 1],
-            (0.25,) * 4,
-            (0.25,) * 4,
-        ),
-        (
-            RepeatedSequences(multiplier=1, base=1.1, allowed_length=2, last_n=5),
-            [0, 1, 2, 0, 1],
-            (0.25,) * 4,
-            (0.296923, 0.296923, 0.109232, 0.296923),
-        ),
-        (
-            RepeatedSequences(multiplier=1, base=1.1, allowed_length=2, last_n=6, breakers=[3]),
-            [0, 1, 3, 4, 0, 1],
-            FIVE,
-            FIVE,
-        ),
-        (
-            RepeatedSequences(multiplier=2, base=1.1, allowed_length=2, last_n=5),
-            [0, 1, 2, 0, 1],
-            FIVE,
-            (0.241818, 0.241818, 0.032727, 0.241818, 0.241818),
-        ),
-        (
-            RepeatedSequences(multiplier=1, base=1.1, allowed_length=4, last_n=7),
-            [0, 1, 2, 3, 4, 0, 1],
-            FIVE,
-            FIVE,
-        ),
-        # Only the last two ids count, and 0 is not among them.
-        (Penalties(repetition=50, last_n=2), [0, 1, 2], FIVE, (1 / 3, 0, 0, 1 / 3, 1 / 3)),
-        (Penalties(repetition=50, last_n=0), [0, 1, 2], FIVE, FIVE),
-        # The farther half, 0 and 1, is penalised by no part of the penalty.
-        (Penalties(repetition=50, slope=0), [0, 1, 2, 3], FIVE, (1 / 3, 1 / 3, 0, 0, 1 / 3)),
-    ],
-)
+# Stage, history, shares before and after, mostly as llama.cpp has them.
+PUBLISHED_WITH_HISTORY: list[tuple[Stage, list[int], Sequence[float], Sequence[float]]] = [
+    (Penalties(repetition=50), [0], FIVE, (0, 0.25, 0.25, 0.25, 0.25)),
+    (Penalties(repetition=50), [0, 1, 2], FIVE, (0, 0, 0, 0.5, 0.5)),
+    (Penalties(repetition=50), [0, 1, 2, 0, 0], FIVE, (0, 0, 0, 0.5, 0.5)),
+    (
+        Penalties(frequency=5, presence=5),
+        [0],
+        FIVE,
+        (0.000011, 0.249997, 0.249997, 0.249997, 0.249997),
+    ),
+    (
+        Penalties(frequency=5, presence=5),
+        [0, 1, 2, 0, 0],
+        FIVE,
+        (0.0, 0.000023, 0.000023, 0.499977, 0.499977),
+    ),
+    (
+        RepeatedSequences(multiplier=1, base=1.1, allowed_length=2, last_n=4),
+        [0, 1],
+        (0.25,) * 4,
+        (0.25,) * 4,
+    ),
+    (
+        RepeatedSequences(multiplier=1, base=1.1, allowed_length=2, last_n=5),
+        [0, 1, 2, 0, 1],
+        (0.25,) * 4,
+        (0.296923, 0.296923, 0.109232, 0.296923),
+    ),
+    (
+        RepeatedSequences(multiplier=1, base=1.1, allowed_length=2, last_n=6, breakers=[3]),
+        [0, 1, 3, 4, 0, 1],
+        FIVE,
+        FIVE,
+    ),
+    (
+        RepeatedSequences(multiplier=2, base=1.1, allowed_length=2, last_n=5),
+        [0, 1, 2, 0, 1],
+        FIVE,
+        (0.241818, 0.241818, 0.032727, 0.241818, 0.241818),
+    ),
+    (
+        RepeatedSequences(multiplier=1, base=1.1, allowed_length=4, last_n=7),
+        [0, 1, 2, 3, 4, 0, 1],
+        FIVE,
+        FIVE,
+    ),
+    # Only the last two ids count, and 0 is not among them.
+    (Penalties(repetition=50, last_n=2), [0, 1, 2], FIVE, (1 / 3, 0, 0, 1 / 3, 1 / 3)),
+    (Penalties(repetition=50, last_n=0), [0, 1, 2], FIVE, FIVE),
+    # The farther half, 0 and 1, is penalised by no part of the penalty.
+    (Penalties(repetition=50, slope=0), [0, 1, 2, 3], FIVE, (1 / 3, 1 / 3, 0, 0, 1 / 3)),
+]
+
+
+@pytest.mark.parametrize(("stage", "history", "shares", "expected"), PUBLISHED_WITH_HISTORY)
 def test_stages_with_a_history_give_what_is_published(
     stage: Stage, history: list[int], shares: Sequence[float], expected: Sequence[float]
 ) -> None:

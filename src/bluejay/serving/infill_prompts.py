@@ -7,12 +7,8 @@ from typing import Final
 from bluejay.serving.errors import ApiError
 from bluejay.serving.infill_bodies import InfillBody
 from bluejay.serving.service import TextService
+from bluejay.text.fill_in_middle import FillMarks, fill_marks
 
-# Of StarCoder and those after it, and of Qwen and CodeGemma.
-_MARKERS: Final = (
-    ("<fim_prefix>", "<fim_suffix>", "<fim_middle>"),
-    ("<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>"),
-)
 _FILE_ENDS: Final = ("<file_sep>", "<|file_sep|>", "<fim_pad>", "<|fim_pad|>")
 # What is left out goes in steps: from key to key the prompt then begins alike, and is reused.
 _STEP: Final = 128
@@ -50,18 +46,18 @@ def infill_prompt(service: TextService, body: InfillBody, *, num_new: int) -> In
             f" prompt's and the new ones, and a prompt needs {_STEP}: lower n_predict.",
             param="n_predict",
         )
-    markers = _markers(service)
-    if markers is None:
+    marks = fill_marks(service.tokenizer)
+    if marks is None:
         return _prefix_prompt(service, body, room)
-    return _marked_prompt(service, body, room, markers)
+    return _marked_prompt(service, body, room, marks)
 
 
 def _marked_prompt(
-    service: TextService, body: InfillBody, room: int, markers: tuple[int, int, int]
+    service: TextService, body: InfillBody, room: int, marks: FillMarks
 ) -> InfillPrompt:
-    before, after, between = markers
+    mark_ids = frozenset({marks.prefix, marks.suffix, marks.middle})
     line = _ids(service, body.prompt or "", room // 4, from_end=True)
-    room -= len(line) + len(markers)
+    room -= len(line) + len(mark_ids)
     suffix = _ids(service, body.input_suffix, room // 4)
     prefix = _ids(service, body.input_prefix, room - len(suffix), from_end=True)
     extra = _extra(service, body, room - len(suffix) - len(prefix))
@@ -70,9 +66,10 @@ def _marked_prompt(
         ids=(
             *service.conventions.document_start,
             *extra,
-            *(before, *prefix, after, *suffix, between, *line),
+            *marks.prompt(prefix, suffix),
+            *line,
         ),
-        stop_ids=service.conventions.stop_ids | {*markers, *(i for i in ends if i is not None)},
+        stop_ids=service.conventions.stop_ids | mark_ids | {i for i in ends if i is not None},
         is_cut=_is_cut(service, body.input_prefix, prefix)
         or _is_cut(service, body.input_suffix, suffix),
     )
@@ -94,15 +91,6 @@ def _prefix_prompt(service: TextService, body: InfillBody, room: int) -> InfillP
         rest=rest if rest.strip() else "",
         is_cut=_is_cut(service, text, ids),
     )
-
-
-def _markers(service: TextService) -> tuple[int, int, int] | None:
-    for names in _MARKERS:
-        ids = [service.tokenizer.token_id(name) for name in names]
-        if None not in ids:
-            before, after, between = (i for i in ids if i is not None)
-            return before, after, between
-    return None
 
 
 def _extra(service: TextService, body: InfillBody, room: int) -> list[int]:
