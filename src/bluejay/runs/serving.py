@@ -22,6 +22,7 @@ from bluejay.serving.app import App
 from bluejay.serving.chat import chat_routes
 from bluejay.serving.completions import completion_routes
 from bluejay.serving.embeddings import embedding_routes
+from bluejay.serving.infill import infill_routes
 from bluejay.serving.kobold import kobold_routes
 from bluejay.serving.limits import Limits
 from bluejay.serving.metrics import Metrics
@@ -177,6 +178,7 @@ def _routes(service: TextService, embedder: ModelEmbedder, words: TypedRunner) -
         *embedding_routes(service, embedder),
         *suggest_routes(service, words),
         *token_routes(service),
+        *infill_routes(service),
         *kobold_routes(service),
     ]
 
