@@ -45,6 +45,7 @@ _HINT = "Ctrl-C stops an answer, /help lists commands, Ctrl-D ends; a line that 
 
 def add_arguments(parser: CommandParser) -> None:
     """The options of `bluejay chat`."""
+    parser.add_argument("named", metavar="MODEL", nargs="?", help="as --model")
     add_model_arguments(parser)
     add_remote_arguments(parser)
     group = parser.add_argument_group("answers")
@@ -75,6 +76,10 @@ def add_arguments(parser: CommandParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Answer what is typed, until it ends; without a terminal, the lines of stdin."""
+    if arguments.named is not None:
+        if arguments.model is not None:
+            raise UsageError("Two models are named, one with --model: name one.")
+        arguments.model = arguments.named
     system = None if arguments.system is None else argument_text(arguments.system, "system message")
     with status() as shown:
         answerer, name = _answerer(arguments, shown)

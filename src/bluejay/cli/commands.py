@@ -56,7 +56,7 @@ COMMANDS: dict[str, Command] = {
         Command(
             name="chat",
             summary="a conversation with a model, here or on a server",
-            example="bluejay chat --model smollm2-135m-instruct",
+            example="bluejay chat smollm2-135m-instruct",
             add_arguments=chat.add_arguments,
             run=chat.run,
         ),

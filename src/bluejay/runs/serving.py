@@ -22,6 +22,7 @@ from bluejay.serving.app import App
 from bluejay.serving.chat import chat_routes
 from bluejay.serving.completions import completion_routes
 from bluejay.serving.embeddings import embedding_routes
+from bluejay.serving.front_page import front_page_route
 from bluejay.serving.infill import infill_routes
 from bluejay.serving.kobold import kobold_routes
 from bluejay.serving.limits import Limits
@@ -82,8 +83,13 @@ class ModelServer:
         metrics = Metrics(self.status)
         service = self._service(model, metrics)
         routes = _routes(service, self._embedder, self._words)
+        front = front_page_route(routes, needs_key=bool(plan.access.keys_sha256))
         self.app = App(
-            routes, access=plan.access, limits=plan.limits, status=self.status, metrics=metrics
+            [front, *routes],
+            access=plan.access,
+            limits=plan.limits,
+            status=self.status,
+            metrics=metrics,
         )
 
     def start(self, on_program: OnProgram) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import base64
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Annotated, Any, Literal, Protocol
 
@@ -83,19 +84,26 @@ class EmbeddingsAnswer(msgspec.Struct, frozen=True, kw_only=True):
 
 def embedding_routes(service: TextService, embedder: Embedder) -> list[Route]:
     """The route that makes vectors."""
+    # Of its own: those who wait for their turn would take the threads that tokenize.
+    thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="bluejay-embed")
     return [
         Route(
             method="POST",
             path="/v1/embeddings",
             summary="Vectors of texts.",
-            handler=partial(_embed, service, embedder),
+            handler=partial(_embed, service, embedder, thread),
             body=EmbeddingsBody,
             answer=EmbeddingsAnswer,
         )
     ]
 
 
-async def _embed(service: TextService, embedder: Embedder, call: Call[EmbeddingsBody]) -> Response:
+async def _embed(
+    service: TextService,
+    embedder: Embedder,
+    thread: ThreadPoolExecutor,
+    call: Call[EmbeddingsBody],
+) -> Response:
     body = call.body
     adapter = service.adapter_of(body.model)
     _check_dimensions(body.dimensions, embedder.width)
@@ -103,7 +111,7 @@ async def _embed(service: TextService, embedder: Embedder, call: Call[Embeddings
     make = partial(
         embedder.embed, pooling=body.pooling or "mean", tenant=call.tenant, adapter=adapter
     )
-    vectors = await until_disconnect(call, _vectors(call, make, inputs))
+    vectors = await until_disconnect(call, _vectors(call, thread, make, inputs))
     count = sum(len(ids) for ids in inputs)
     is_base64 = body.encoding_format == "base64"
     data = [
@@ -121,12 +129,15 @@ async def _embed(service: TextService, embedder: Embedder, call: Call[Embeddings
 
 
 async def _vectors(
-    call: Call[Any], make: "partial[NDArray[np.float32]]", inputs: Sequence[Sequence[int]]
+    call: Call[Any],
+    thread: ThreadPoolExecutor,
+    make: "partial[NDArray[np.float32]]",
+    inputs: Sequence[Sequence[int]],
 ) -> list[NDArray[np.float32]]:
     """One after another, so that a client that leaves costs at most one more."""
     found = []
     for ids in inputs:
-        found.append(_normalized(await asyncio.to_thread(make, ids)))
+        found.append(_normalized(await asyncio.wrap_future(thread.submit(make, ids))))
         call.record.add_prompt(num_tokens=len(ids))
     return found
 

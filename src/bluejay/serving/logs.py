@@ -89,10 +89,11 @@ def _failure(record: logging.LogRecord) -> dict[str, str]:
 
 
 def _text(fields: dict[str, str | int | float]) -> str:
-    tokens = f"{fields['prompt_tokens']}+{fields['new_tokens']} tokens"
+    line = f"{fields['method']} {fields['path']} {fields['status']} {fields['ms']:.0f} ms"
+    if fields["prompt_tokens"] or fields["new_tokens"]:
+        line += f" {fields['prompt_tokens']}+{fields['new_tokens']} tokens"
     if fields["cached_tokens"]:
-        tokens += f" ({fields['cached_tokens']} cached)"
-    line = f"{fields['method']} {fields['path']} {fields['status']} {fields['ms']:.0f} ms {tokens}"
+        line += f" ({fields['cached_tokens']} cached)"
     line += f" {fields['request']}"
     return line + (f" error={fields['error']}" if "error" in fields else "")
 
