@@ -207,7 +207,7 @@ BLUEJAY_INLINE void multiply_group(const RowTarget& to, const RoundedRows& x, co
 #pragma GCC unroll 8
     for (int r = 0; r < kRows; ++r) {
       const float step = x.scales[b * kRows + r];
-      const float moved = step * static_cast<float>(x.totals[b * kRows + r]);
+      const float moved = x.sums[b * kRows + r];
 #pragma GCC unroll 4
       for (int p = 0; p < kParts; ++p) {
         total[r][p] += to_floats(sums[r][p]) * (load(scale + kLanes * p) * step);
