@@ -16,14 +16,16 @@ struct InputRows {
 };
 
 inline size_t rounded_bytes(int64_t count, int64_t inputs) {
-  return static_cast<size_t>(count * (inputs + 8 * (inputs / kBlock)));
+  return static_cast<size_t>(count * (inputs + 12 * (inputs / kBlock)));
 }
 
-// One tile: signed bytes [blocks, rows, kBlock], and [blocks, rows] scales and sums of the bytes.
+// One tile: signed bytes [blocks, rows, kBlock], and [blocks, rows] scales, sums of the bytes, and sums of
+// what the bytes stand for.
 struct RoundedRows {
   int8_t* codes;
   float* scales;
   int32_t* totals;
+  float* sums;
   int64_t rows;
 };
 
@@ -41,7 +43,8 @@ BLUEJAY_INLINE RoundedRows rounded_rows(const InputRows& x, int64_t first) {
   uint8_t* begin = x.rounded + rounded_bytes(first, x.inputs);
   auto* scales = reinterpret_cast<float*>(begin + rows * x.inputs);
   auto* totals = reinterpret_cast<int32_t*>(scales + rows * blocks);
-  return {reinterpret_cast<int8_t*>(begin), scales, totals, rows};
+  auto* sums = reinterpret_cast<float*>(totals + rows * blocks);
+  return {reinterpret_cast<int8_t*>(begin), scales, totals, sums, rows};
 }
 
 inline constexpr int kBlockVectors = kBlock / kLanes;
@@ -89,6 +92,7 @@ BLUEJAY_INLINE void round_row(const InputRows& x, int64_t row) {
     const int64_t at = b * tile.rows + place;
     round_block(tile.codes + at * kBlock, tile.scales + at, tile.totals + at,
                 x.values + row * x.inputs + b * kBlock);
+    tile.sums[at] = tile.scales[at] * static_cast<float>(tile.totals[at]);
   }
 }
 

@@ -138,6 +138,8 @@ BLUEJAY_INLINE void multiply_nibbles(Sums (&sums)[kRows][kParts], const uint8_t*
                                      const int8_t* activations, const int32_t* totals) {
 #pragma GCC unroll 2
   for (int p = 0; p < kParts; ++p) {
+    // Sixteen registers do not hold the activations of a block: they are read again for each half.
+    asm volatile("" ::: "memory");
     __m256i pairs[kRows];
 #pragma GCC unroll 4
     for (int s = 0; s < 4; ++s) {
@@ -152,6 +154,8 @@ BLUEJAY_INLINE void multiply_nibbles(Sums (&sums)[kRows][kParts], const uint8_t*
         const __m256i b = _mm256_maddubs_epi16(high, _mm256_set1_epi32(four[1]));
         const __m256i both = _mm256_add_epi16(a, b);
         pairs[r] = s == 0 ? both : _mm256_add_epi16(pairs[r], both);
+        // In a register from here on: GCC puts the additions off, and sixty products on the stack.
+        asm("" : "+x"(pairs[r]));
       }
     }
 #pragma GCC unroll 8
@@ -166,11 +170,13 @@ BLUEJAY_INLINE void widen_group(float* to, const uint16_t* from) {
   for (int i = 0; i < kGroup; i += kLanes) store(to + i, StoredFloat16::read(from + i));
 }
 
-// Bytes of codes between their prefetching and their use. A single row of byte weights has least to do per
-// byte, and is ahead of nearer ones (docs/lab-book.md).
+// Bytes of codes between their prefetching and their use, and the cache they are brought to (2 the second,
+// 3 the first). A single row has least to do per byte, of byte weights above all: it overtakes nearer ones,
+// and lines brought to the small first cache (docs/lab-book.md).
 template <int kBits, int kRows>
-inline constexpr int kAheadOf = kBits == 8 && kRows == 1 ? 4096 : 2048;
-
+inline constexpr int kAheadOf = kBits == 8 && kRows == 1 ? 8192 : 2048;
+template <int kBits, int kRows>
+inline constexpr int kCacheOf = kBits == 8 && kRows == 1 ? 2 : 3;
 
 // One group of kGroup outputs for kRows rows. Sums over blocks run in float32, in the order of blocks.
 template <int kBits, int kZero, bool kHasOffset, int kRows>
@@ -186,7 +192,8 @@ BLUEJAY_INLINE void multiply_group(const RowTarget& to, const RoundedRows& x, co
   for (int64_t b = 0; b < blocks; ++b) {
     Sums sums[kRows][kParts];
     // The hardware's own prefetching stops at the end of each page.
-    for (int line = 0; line < kBytes; line += 64) __builtin_prefetch(codes + kAhead + line);
+    for (int line = 0; line < kBytes; line += 64)
+      __builtin_prefetch(codes + kAhead + line, 0, kCacheOf<kBits, kRows>);
     __builtin_prefetch(scales + b * kGroup + kAhead / (kBytes / kGroup));
 #if defined(__AVX2__) && !defined(__AVX512VNNI__)
     if constexpr (kBits == 4)
@@ -200,7 +207,7 @@ BLUEJAY_INLINE void multiply_group(const RowTarget& to, const RoundedRows& x, co
 #pragma GCC unroll 8
     for (int r = 0; r < kRows; ++r) {
       const float step = x.scales[b * kRows + r];
-      const float moved = step * static_cast<float>(x.totals[b * kRows + r]);
+      const float moved = x.sums[b * kRows + r];
 #pragma GCC unroll 4
       for (int p = 0; p < kParts; ++p) {
         total[r][p] += to_floats(sums[r][p]) * (load(scale + kLanes * p) * step);
