@@ -39,6 +39,8 @@ from serve_report import Verdict, figures, load_table, verdict_table
 from serve_requests import Mix
 from serve_users import keyboard, start
 
+_LONGEST = 1024
+_SHARE_OF_CONTEXT = 0.6
 MODES: dict[str, Callable[[Bench], Awaitable[Verdict]]] = {
     "L1": steady,
     "L2": saturate,
@@ -71,7 +73,7 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--chat", action="store_true")
     parser.add_argument("--prompt-tokens", type=int)
     parser.add_argument("--max-tokens", type=int)
-    parser.add_argument("--longest", type=int, default=1024)
+    parser.add_argument("--longest", type=int, help="tokens of prompt and output together")
     parser.add_argument("--shared-tokens", type=int, default=0)
     parser.add_argument("--temperature", type=float, default=0.8)
     parser.add_argument("--extra", type=json.loads, default={})
@@ -85,7 +87,7 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def mix_of(given: argparse.Namespace, model: str) -> Mix:
+def mix_of(given: argparse.Namespace, model: str, longest: int) -> Mix:
     return Mix(
         model=model,
         seed=given.seed,
@@ -94,16 +96,16 @@ def mix_of(given: argparse.Namespace, model: str) -> Mix:
         temperature=given.temperature,
         prompt_tokens=given.prompt_tokens,
         max_tokens=given.max_tokens,
-        longest=given.longest,
+        longest=longest,
         shared_tokens=given.shared_tokens,
         extra=given.extra,
     )
 
 
-def scale_of(given: argparse.Namespace) -> Scale:
+def scale_of(given: argparse.Namespace, longest: int) -> Scale:
     """The scale of the table, with what `--set` changes."""
     types: dict[str, Any] = {item.name: type(item.default) for item in fields(Scale)}
-    changes: dict[str, Any] = {"longest": given.longest}
+    changes: dict[str, Any] = {"longest": longest}
     for part in filter(None, given.set.split(",")):
         name, _, value = part.partition("=")
         if name not in types:
@@ -112,13 +114,18 @@ def scale_of(given: argparse.Namespace) -> Scale:
     return replace(Scale(), **changes)
 
 
-async def first_model(client: Client) -> str:
-    """The first model that the server names, or none if it names none."""
+async def first_model(client: Client) -> tuple[str, int]:
+    """The first model that the server names, "" for none, and what is asked of it at most.
+
+    Where the context is told (vLLM and Bluejay do), a part of it: tokenizers differ.
+    """
     reply = await client.get("/v1/models")
     document = reply.document()
     if reply.failure or reply.status != 200 or not document.get("data"):
-        return ""
-    return str(document["data"][0]["id"])
+        return "", _LONGEST
+    model = document["data"][0]
+    context = model.get("max_model_len") or 2 * _LONGEST
+    return str(model["id"]), min(_LONGEST, int(_SHARE_OF_CONTEXT * context))
 
 
 async def run_loads(client: Client, mix: Mix, given: argparse.Namespace) -> dict[str, Load]:
@@ -161,8 +168,9 @@ async def _measure(client: Client, given: argparse.Namespace) -> tuple[dict[str,
     from bluejay.runs.doctor import look_at_machine
 
     target = client.target
-    model = given.model if given.model is not None else await first_model(client)
-    mix = mix_of(given, model)
+    model, longest = await first_model(client)
+    longest = given.longest or longest
+    mix = mix_of(given, model if given.model is None else given.model, longest)
     machine = look_at_machine()
     record: dict[str, Any] = {
         "date": str(date.today()),
@@ -173,7 +181,9 @@ async def _measure(client: Client, given: argparse.Namespace) -> tuple[dict[str,
     }
     if given.modes:
         names = list(MODES) if given.modes == "all" else given.modes.split(",")
-        bench = Bench(client=client, mix=mix, scale=scale_of(given), pid=given.pid, log=given.log)
+        bench = Bench(
+            client=client, mix=mix, scale=scale_of(given, longest), pid=given.pid, log=given.log
+        )
         bench.bare_rate, bench.start = given.bare_rate, given.start
         keys = os.environ.get(given.tenant_keys_env or "", "")
         bench.tenant_keys = [key for key in keys.split(",") if key]

@@ -13,7 +13,7 @@ from typing import Any
 from serve_bench import Bench, slope_per_thousand
 from serve_http import Call, Reply
 from serve_load import Extent, fixed_clients
-from serve_modes import no_errors
+from serve_modes import no_errors, with_scores
 from serve_replies import read_reply
 from serve_report import Check, Verdict, figures, first_token_times, percentile, percentiles
 from serve_requests import bad_calls
@@ -241,7 +241,8 @@ async def _drop_alone(
     excess: list[float] = []
     freed: list[float] = []
     gaps: list[float] = []
-    calls = replace(bench.mix, streams=True).calls()
+    mix = replace(bench.mix, streams=True)
+    calls = (with_scores(call, mix) for call in mix.calls())
     for _ in range(bench.scale.alone_drops):
         before = (await bench.counters()).get("new_tokens")
         if before is None:
@@ -254,7 +255,8 @@ async def _drop_alone(
             continue
         freed.append(waited)
         computed = (await bench.counters())["new_tokens"] - before
-        excess.append(computed - len(outcome.arrivals))
+        received = outcome.scored_tokens
+        excess.append(computed - (len(outcome.arrivals) if received is None else received))
     return excess, freed, percentile(gaps, 50) or 1.0
 
 

@@ -94,7 +94,7 @@ async def determinism(bench: Bench) -> Verdict:
     mix = replace(bench.mix, streams=False)
     number = bench.scale.prompts
     calls = mix.calls()
-    chosen = [_with_scores(next(calls), mix) for _ in range(number)]
+    chosen = [with_scores(next(calls), mix) for _ in range(number)]
     alone = await _in_order(bench, chosen, at_once=1)
     others = replace(bench.mix, seed=bench.mix.seed + 1).calls()
     extent = Extent(seconds=3600.0)
@@ -187,7 +187,8 @@ def _at_most_twice(alone: float | None, beside: float | None) -> Check:
     return Check(name=name, passed=beside <= 2 * alone, said=said)
 
 
-def _with_scores(call: Call, mix: Mix) -> Call:
+def with_scores(call: Call, mix: Mix) -> Call:
+    """The request, asking for the log probability of every token as well."""
     assert call.document is not None
     more: dict[str, Any] = {"logprobs": True, "top_logprobs": 1} if mix.is_chat else {"logprobs": 1}
     return replace(call, document={**call.document, **more})

@@ -50,6 +50,13 @@ class Outcome:
         """Seconds between chunks of text."""
         return [b - a for a, b in zip(self.arrivals, self.arrivals[1:], strict=False)]
 
+    @property
+    def scored_tokens(self) -> int | None:
+        """Tokens that came with log probabilities, which tell how many are in a chunk."""
+        if not self.logprobs:
+            return None
+        return sum(len(part.get("tokens") or part.get("content") or ()) for part in self.logprobs)
+
     def tokens_between(self, began: float, ended: float) -> float:
         """Of the output, what arrived in that time; evenly over the request if not streamed."""
         if self.arrivals:

@@ -8,8 +8,8 @@ seed 0 by `random.Random(0).sample`, in this order.
 - XQuAD, en (google-deepmind/xquad @ 7d30520c7175, CC-BY-SA-4.0): context and question, answer
 - descriptions of Standard Ebooks (CC0-1.0): one-sentence summary, long description
 
-The text is prose and code of Python's own documentation (`pydoc_data.topics`), which every machine
-has, from a new place for each request, so that no two prompts begin alike unless that is asked for.
+The text is prose of Python's own documentation (`pydoc_data.topics`), which every machine has, from
+a new place for each request, so that no two prompts begin alike unless that is asked for.
 """
 
 import random
@@ -41,7 +41,7 @@ LENGTHS = {
         *((31, 358), (25, 314), (33, 121), (25, 220), (14, 276), (31, 129), (22, 130), (14, 105)),
     ),
 }
-CHARACTERS_PER_TOKEN = 4  # of English with GPT-2's tokenizer; the report has the server's count
+CHARACTERS_PER_TOKEN = 5  # of this prose with GPT-2's tokenizer; the report has the server's count
 
 # Each must be refused with a status of 4xx, whatever else the server does.
 BAD_BODIES = (
@@ -77,7 +77,7 @@ class Mix:
     temperature: float = 0.8
     prompt_tokens: int | None = None
     max_tokens: int | None = None
-    longest: int = 1024  # tokens of prompt and output together
+    longest: int = 1024  # tokens of prompt and output together; three quarters of it for a prompt
     shared_tokens: int = 0
     extra: Mapping[str, Any] = field(default_factory=dict)
 
@@ -88,7 +88,7 @@ class Mix:
         beginning = text_from(0, self.shared_tokens) if self.shared_tokens else ""
         for number in count():
             prompt_tokens, output_tokens = draw.choice(pairs)
-            prompt_tokens = self.prompt_tokens or prompt_tokens
+            prompt_tokens = min(self.prompt_tokens or prompt_tokens, self.longest * 3 // 4)
             output_tokens = min(self.max_tokens or output_tokens, self.longest - prompt_tokens)
             start = draw.randrange(len(_WORDS))
             prompt = beginning + text_from(start, prompt_tokens)
@@ -128,5 +128,8 @@ def bad_calls(*, seed: int) -> Iterator[Call]:
         yield Call(path="/v1/completions", raw=draw.choice(BAD_BODIES))
 
 
-# A ruler of a table is no word.
-_WORDS = re.findall(r"\S{1,20}", " ".join(topics[name] for name in sorted(topics)))
+# Words of prose, whose number of tokens hardly depends on the tokenizer: no tables and no grammars.
+_WORDS = re.findall(
+    r"(?<!\S)[A-Za-z][a-z'-]{0,19}[.,;:?!]?(?!\S)",
+    " ".join(topics[name] for name in sorted(topics)),
+)

@@ -134,7 +134,7 @@ def test_the_same_seed_sends_the_same_requests_with_the_lengths_of_the_tasks() -
     assert {document["max_tokens"] for document in first if document} <= {out for _, out in pairs}
     for document in filter(None, first):
         possible = [n for n, out in pairs if out == document["max_tokens"]]
-        assert any(0 <= 4 * n - len(document["prompt"]) <= 21 for n in possible)
+        assert any(0 <= 5 * n - len(document["prompt"]) <= 22 for n in possible)
 
 
 def test_errors_are_counted_by_kind() -> None:
@@ -377,6 +377,7 @@ def test_the_command_writes_json_and_a_table(
         assert "| 2 clients | 6 | 6 | none |" in capsys.readouterr().out
         found = json.loads((tmp_path / "found.json").read_text())
         assert found["mix"]["model"] == "jay"
+        assert found["mix"]["longest"] == 1024
         assert found["machine"]["cores"] >= 1
         assert found["loads"]["1 client"]["output_tokens"] == 18
         assert len(server.requests) == 2 * (6 + 2)

@@ -22,17 +22,7 @@ from fake_completions import FakeServer, fake_server
 from fake_writing import text_of
 from text_models import write_text_model
 
-# As bluejay.cli.commands will run it.
-PROGRAM = """
-import sys
-from bluejay.cli import chat
-from bluejay.cli.parser import CommandParser
-parser = CommandParser("chat", summary="Talk with a model.", example="bluejay chat")
-chat.add_arguments(parser)
-parser.add_general_arguments()
-sys.exit(chat.run(parser.parse(sys.argv[1:])))
-"""
-COMMAND = [sys.executable, "-c", PROGRAM]
+COMMAND = [sys.executable, "-m", "bluejay", "chat"]
 
 
 def url_of(server: FakeServer) -> str:
@@ -222,6 +212,7 @@ def test_ctrl_c_stops_the_answer_and_not_the_program() -> None:
         terminal.wait_for("> ")
         terminal.process.send_signal(signal.SIGINT)
         terminal.wait_for("Ctrl-D or /exit ends")
+        terminal.wait_for("> ")
         terminal.type("\x04")
         assert terminal.process.wait(20) == 0
 
