@@ -23,6 +23,7 @@ from bluejay.generation.engine_requests import (
 )
 from bluejay.generation.generate import GenerationRequest, generate
 from bluejay.generation.runner import Runner
+from bluejay.generation.speculation import Speculation
 from speculation_models import VOCAB, runner_of
 
 # Seconds until a test gives up: a busy machine may stand still for a minute.
@@ -112,7 +113,7 @@ def wait_until(is_so: Callable[[], bool]) -> None:
 
 
 def expected(runner: Runner, request: EngineRequest) -> list[TokenScore]:
-    """What `generate` gives for the request, alone."""
+    """What `generate` gives for the request, alone and step by step."""
     [prompt] = request.prompts
     asked = GenerationRequest(
         prompt_ids=prompt,
@@ -123,7 +124,10 @@ def expected(runner: Runner, request: EngineRequest) -> list[TokenScore]:
         num_alternatives=request.num_alternatives,
     )
     samples = {
-        sample.sample_index: sample for sample in generate(runner, [asked], allowed=allowed_ids())
+        sample.sample_index: sample
+        for sample in generate(
+            runner, [asked], allowed=allowed_ids(), speculation=Speculation(mode="off")
+        )
     }
     return [
         TokenScore(

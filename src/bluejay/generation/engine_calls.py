@@ -17,9 +17,11 @@ from bluejay.core.failpoints import failpoint
 from bluejay.generation.engine_pace import CallPace
 from bluejay.generation.engine_requests import Failed, Finished
 from bluejay.generation.engine_samples import DAMAGED, Outcome, Sample
+from bluejay.generation.engine_speculation import LoneSample, known_times
 from bluejay.generation.scheduled_steps import PrefillChunk
 from bluejay.generation.slot_device import CallForm, SlotDevice
 from bluejay.generation.slot_rows import HostChoices
+from bluejay.generation.speculation_length import PassTimes
 
 Found = TypeVar("Found")
 
@@ -67,6 +69,9 @@ class DeviceCalls:
         self._device, self._allowed, self._clock = device, allowed, clock
         self._pace = CallPace()
         self._ended: float | None = None
+        self._alone: tuple[Sample, LoneSample] | None = None
+        self._most_alone = 1
+        self._times: dict[str | None, PassTimes] = {}
 
     def interrupt(self) -> None:
         """Something else happens now than one batch after the other."""
@@ -108,11 +113,49 @@ class DeviceCalls:
     def run(self, batch: Batch) -> Iterator[Outcome]:
         """One call for a batch."""
         failpoint("engine-decode")
+        [first, *others] = batch.samples
         if batch.is_combined:
             self.interrupt()
             yield from self._run_combined(batch)
+        elif not others and batch.most_steps > 1 and self._may_speculate(first):
+            yield self._lone(first, batch).go_on()
         else:
             yield from self._run_rows(batch)
+
+    def _may_speculate(self, sample: Sample) -> bool:
+        is_plain = sample.form == CallForm(is_full=False, has_alternatives=False)
+        return self._device.checks_drafts and is_plain
+
+    def _lone(self, sample: Sample, batch: Batch) -> LoneSample:
+        """The sample as it was when it was alone last, or as it is now."""
+        if self._alone is None or self._alone[0] is not sample:
+            lone = LoneSample(
+                sample,
+                capacity=self._device.capacity,
+                take_steps=lambda most: self._steps_alone(sample, most),
+                check=lambda drafted, positions: self._check_alone(sample, drafted, positions),
+                times=self._times.setdefault(batch.adapter, known_times()),
+            )
+            self._alone = (sample, lone)
+        self._most_alone = batch.most_steps
+        return self._alone[1]
+
+    def _steps_alone(self, sample: Sample, most: int) -> HostChoices:
+        batch = Batch(
+            samples=(sample,),
+            adapter=sample.request.adapter,
+            is_combined=False,
+            most_steps=min(most, self._most_alone),
+        )
+        return self._decode([sample], batch, None)
+
+    def _check_alone(self, sample: Sample, drafted: Sequence[int], positions: int) -> HostChoices:
+        [row] = sample.rows()
+        choices = self._device.check(
+            row, drafted, positions=positions, adapter=sample.request.adapter
+        )
+        self._ended = self._clock()
+        return choices
 
     def _run_rows(self, batch: Batch) -> Iterator[Outcome]:
         running: list[Sample] = []

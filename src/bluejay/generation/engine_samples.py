@@ -42,7 +42,7 @@ class Outcome:
 class Sample:
     """One request, from the first chunk of its prompts to its end.
 
-    `logits` are those behind the prompts that are in the cache, by slot.
+    `logits` are those behind the prompts that are in the cache, by slot. `ids` are chosen.
     """
 
     def __init__(self, scheduled: ScheduledRequest, listener: Listener) -> None:
@@ -59,18 +59,22 @@ class Sample:
         self._fixed = fixed_numbers(
             request.sampling, sample_index=request.sample_index, stop_ids=request.stop_ids
         )
-        self._num_chosen = 0
-        self._last = 0
+        self.ids: list[int] = []
 
     @property
     def is_combined(self) -> bool:
         """Whether a function of the request's sees its logits: on the host, step by step."""
         return self.request.combine is not None
 
+    @property
+    def remaining(self) -> int:
+        """Ids that may still be chosen."""
+        return self.request.max_tokens - len(self.ids)
+
     def rows(self) -> list[SlotRow]:
         """A step of each of its prompts' rows."""
         pairs = zip(self.scheduled.slots, self.request.prompts, strict=True)
-        return [self._row(slot, len(ids) + self._num_chosen - 1) for slot, ids in pairs]
+        return [self._row(slot, len(ids) + len(self.ids) - 1) for slot, ids in pairs]
 
     def choosing_row(self) -> SlotRow:
         """How it chooses from logits that are there."""
@@ -79,10 +83,10 @@ class Sample:
     def _row(self, slot: int, length: int) -> SlotRow:
         return SlotRow(
             slot=slot,
-            token=self._last,
+            token=self.ids[-1] if self.ids else 0,
             length=length,
-            num_chosen=self._num_chosen,
-            remaining=self.request.max_tokens - self._num_chosen,
+            num_chosen=len(self.ids),
+            remaining=self.remaining,
             has_bias=bool(self.request.sampling.logit_bias),
             fixed=self._fixed,
         )
@@ -136,14 +140,13 @@ class Sample:
         return Outcome(sample=self, scores=tuple(scores), ending=ending)
 
     def _append(self, token: int) -> Finished | None:
-        self._last = token
-        self._num_chosen += 1
+        self.ids.append(token)
         constraint = self.request.constraint
         if constraint is not None:
             constraint.accept(token)
             if constraint.is_complete:
                 return Finished(reason="stop")
-        if self._num_chosen == self.request.max_tokens:
+        if not self.remaining:
             return Finished(reason="length")
         return None
 

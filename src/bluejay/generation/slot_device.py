@@ -16,6 +16,7 @@ from bluejay.core.errors import UsageError
 from bluejay.generation.device_arrays import on_device
 from bluejay.generation.runner import Runner
 from bluejay.generation.scheduled_steps import PrefillChunk
+from bluejay.generation.slot_check import check_row
 from bluejay.generation.slot_programs import (
     MOST_ALTERNATIVES,
     Masks,
@@ -83,6 +84,8 @@ class SlotDevice:
         self.capacity = -(-context_length // CACHE_BLOCK) * CACHE_BLOCK
         self._cache_dtype = runner.cache_dtype
         self.is_kept = isinstance(runner.operands.blocks, ResidentBlocks)
+        # Whether a position has the bits of a single step in a pass over several.
+        self.checks_drafts = self.is_kept and runner.repeats_positions
         self._operands: dict[str | None, DecoderParams] = {None: runner.operands}
         for name, params in (adapters or {}).items():
             kept = keep_params(params, config=self.config) if self.is_kept else params
@@ -201,6 +204,27 @@ class SlotDevice:
         self._take(state)
         choices = unpacked_choices(found)
         return choices.of_rows(slice(len(rows)) if self.is_kept else places)
+
+    def check(
+        self, row: SlotRow, drafted: Sequence[int], *, positions: int, adapter: str | None = None
+    ) -> HostChoices:
+        """What `decode` of a plain row chooses, as long as it agrees with the draft and once more,
+        after one pass over so many positions: at least one more than ids are drafted.
+
+        Where `checks_drafts`. The pass must end within the capacity.
+        """
+        draft = np.zeros(positions, np.int32)
+        draft[: len(drafted)], draft[-1] = drafted, len(drafted)
+        found, state = check_row(
+            self._operands[adapter],
+            _inputs([row], size=1, places=[0]),
+            draft,
+            Masks(self._allowed),
+            state=SlotState(cache=self._cache),
+            form=self._forms[0],
+        )
+        self._take(state)
+        return unpacked_choices(found)
 
     def peek(self, rows: Sequence[SlotRow], *, adapter: str | None = None) -> NDArray[np.float32]:
         """Raw logits [R, V] behind each row's token, which is in the cache then."""

@@ -134,7 +134,7 @@ def choose_first(
     form: SlotForm,
 ) -> tuple[Int32[Array, "..."], SlotTables | None]:
     """An id from logits that are there: of a prompt, or combined ones."""
-    choices, tables = _choose(scores, rows, masks, tables, rows.column("num_chosen"), form)
+    choices, tables = choose(scores, rows, masks, tables, rows.column("num_chosen"), form)
     one_step = jax.tree.map(lambda array: array[None], choices)
     return packed_choices(one_step, jnp.ones((), jnp.int32)), tables
 
@@ -164,7 +164,7 @@ def decode_rows(
                 params, rows, (now.tokens, now.lengths), now.state.cache, form.config
             )
             scores = logits(params, x, config=form.config)[:, 0]
-        choices, tables = _choose(
+        choices, tables = choose(
             scores, rows, masks, now.state.tables, num_chosen + now.number, form
         )
         goes_on = (now.number + 1 < remaining) & ~is_stop(choices.ids, rows.stop_ids)
@@ -240,7 +240,7 @@ def copy_row(source: Int32[Array, ""], target: Int32[Array, ""], *, cache: Cache
     return moved
 
 
-def _choose(
+def choose(
     scores: Float32[Array, "R V"],
     rows: RowInputs,
     masks: Masks,

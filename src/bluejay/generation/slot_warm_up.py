@@ -15,6 +15,7 @@ from bluejay.generation.sampling_params import SamplingParams
 from bluejay.generation.scheduled_steps import PrefillChunk, ScheduledRequest
 from bluejay.generation.slot_device import CallForm, SlotDevice
 from bluejay.generation.slot_rows import SlotRow, fixed_numbers
+from bluejay.generation.speculation_length import SIZES
 
 OnProgram = Callable[[int, int], None]
 """Called with how many programs are done, and how many there are."""
@@ -45,6 +46,10 @@ def _runs(device: SlotDevice) -> Iterator[Callable[[], object]]:
             yield partial(device.peek, rows, adapter=adapter)
             for form in forms:
                 yield partial(device.decode, rows, form, num_steps=1, adapter=adapter)
+        if device.checks_drafts:
+            for positions in SIZES:
+                [first, *_] = rows
+                yield partial(device.check, first, [0], positions=positions, adapter=adapter)
     row = SlotRow(slot=0, fixed=fixed)
     yield partial(device.fill, 0, [0], {})
     yield partial(device.copy, 0, 0, 1)

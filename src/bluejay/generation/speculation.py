@@ -80,6 +80,28 @@ class Speculation:
 AUTOMATIC: Final = Speculation()
 
 
+class CheckingLoop(Protocol):
+    """A single row that takes steps and checks drafts, as `DecodeLoop` does."""
+
+    @property
+    def has_begun(self) -> bool: ...
+
+    @property
+    def room(self) -> int: ...
+
+    @property
+    def remaining(self) -> int: ...
+
+    def advance(self, num_steps: int) -> list[list[Choice]]:
+        """At most so many more choices, of its only row."""
+
+    def check(self, drafted: Sequence[int], *, positions: int) -> list[Choice]: ...
+
+    def end(self, row: int) -> None: ...
+
+    def num_programs(self) -> int: ...
+
+
 class Drafter(Protocol):
     """Something that guesses how a text goes on."""
 
@@ -179,7 +201,7 @@ class SpeculativeLoop:
 
     def __init__(
         self,
-        loop: DecodeLoop,
+        loop: CheckingLoop,
         drafter: Drafter,
         *,
         times: PassTimes,
