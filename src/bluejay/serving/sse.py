@@ -11,7 +11,13 @@ from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
 from bluejay.serving.connection import Connection
-from bluejay.serving.errors import NOT_FAILURES, ApiError, ClientGoneError, api_error
+from bluejay.serving.errors import (
+    NOT_FAILURES,
+    ApiError,
+    ClientGoneError,
+    api_error,
+    error_response,
+)
 from bluejay.serving.logs import log_failure
 from bluejay.serving.routes import Call
 
@@ -97,9 +103,12 @@ def event_stream(
 ) -> Response:
     """An answer that sends `events` as they come, then `closing`.
 
-    A failure, the deadline (`seconds` as in `until_disconnect`) or the server's end is one last
-    frame `{"error": ...}`, named `error_name`, and `closing` is left out: what breaks off never
-    looks complete. While nothing comes, comments keep the line open. When the client has gone, or
+    The answer begins with its first event: until then a failure has a status of its own, and a
+    router may still give the request to another server. After that, a failure, the deadline
+    (`seconds` as in `until_disconnect`) or the server's end is one last frame `{"error": ...}`,
+    named `error_name`, and `closing` is left out: what breaks off never looks complete. While
+    nothing comes, comments keep the line open, before the first event when the time in the queue is
+    over. When the client has gone, or
     takes nothing for too long, `events` is closed where it waits. `on_end` is called once, however
     the stream ends, also when `events` was never begun.
     """
@@ -142,14 +151,16 @@ class _EventStream(Response):
         self.init_headers(_HEADERS)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        opening = _Opening(send, self.raw_headers)
         try:
-            await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
-            await self._send_events(send)
+            await self._send_events(opening)
+        except _NotBegunError as error:
+            await error_response(error.told)(scope, receive, send)
         finally:
             await self._events.aclose()
             self._ending.callback()
 
-    async def _send_events(self, send: Send) -> None:
+    async def _send_events(self, send: "_Opening") -> None:
         pump = asyncio.create_task(self._pump(send))
         try:
             await self._watch(pump, send)
@@ -158,7 +169,12 @@ class _EventStream(Response):
             raise
         except BaseException as error:
             await _cancel(pump)
-            await send(_part(self._error_frame(error), is_last=True))
+            told = self._told(error)
+            if not send.has_begun:
+                raise _NotBegunError(told) from error
+            self._call.record.error = told.code or str(told.status)
+            frame = Event(data=told.envelope(), name=self._ending.error_name)
+            await send(_part(frame.encoded(), is_last=True))
         else:
             await send(_part(self._ending.frame, is_last=True))
         finally:
@@ -169,28 +185,55 @@ class _EventStream(Response):
             await send(_part(event.encoded()))
             self._last_sent = time.monotonic()
 
-    async def _watch(self, pump: "asyncio.Task[None]", send: Send) -> None:
+    async def _watch(self, pump: "asyncio.Task[None]", send: "_Opening") -> None:
         """Return when `pump` is done; raise what must end it before."""
         end, deadline = self._call.connection.end, self._call.record.started + self._ending.seconds
-        silence = self._call.connection.limits.wait.ping_seconds
+        wait = self._call.connection.limits.wait
         while not pump.done():
             now = time.monotonic()
             if now >= deadline:
                 raise _too_late(self._call.connection, self._ending.seconds)
+            silence = wait.ping_seconds
+            if not send.has_begun:
+                silence = max(silence, wait.queue_seconds)
             if now >= self._last_sent + silence:
                 await send(_part(_PING))
                 self._last_sent = now
-            pause = max(0.0, min(deadline, self._last_sent + silence) - now)
+            # Looked at again soon: the first event makes the silence shorter.
+            due = min(deadline, self._last_sent + silence, now + wait.ping_seconds)
+            pause = max(0.0, due - now)
             await asyncio.wait((pump, end), timeout=pause, return_when=asyncio.FIRST_COMPLETED)
             if end.done() and not pump.done():
                 raise end.result()
 
-    def _error_frame(self, error: BaseException) -> bytes:
+    def _told(self, error: BaseException) -> ApiError:
         told = api_error(error)
-        self._call.record.error = told.code or str(told.status)
         if told.status == 500:
             log_failure(error, request_id=self._call.id)
-        return Event(data=told.envelope(), name=self._ending.error_name).encoded()
+        return told
+
+
+class _NotBegunError(Exception):
+    """A stream failed before anything of it was sent."""
+
+    def __init__(self, told: ApiError) -> None:
+        super().__init__(told.message)
+        self.told = told
+
+
+class _Opening:
+    """The way to the client; what is sent first begins the answer."""
+
+    def __init__(self, send: Send, headers: list[tuple[bytes, bytes]]) -> None:
+        self._send, self._headers = send, headers
+        self.has_begun = False
+
+    async def __call__(self, message: Message) -> None:
+        if not self.has_begun:
+            self.has_begun = True
+            start = {"type": "http.response.start", "status": 200, "headers": self._headers}
+            await self._send(start)
+        await self._send(message)
 
 
 def _part(content: bytes, *, is_last: bool = False) -> Message:
