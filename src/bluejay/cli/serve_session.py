@@ -47,7 +47,7 @@ class Session:
         has_ended = self._server.stop(_STOP_SECONDS)
         if is_failed:
             raise BluejayError("The engine has failed: the log says where.")
-        _say("Stopped.")
+        _say_at_end("Stopped.")
         if not has_ended:
             sys.stderr.flush()
             os._exit(0)  # the engine's thread is inside a program: Python would not end well
@@ -71,8 +71,6 @@ class Session:
     def _on_program(self, done: int, total: int) -> None:
         if is_terminal(sys.stderr):
             self._status.live(f"Warming up: {done} of {total} programs (kept for later runs)")
-        if self._is_over.is_set():
-            raise SystemExit
 
     def _watch(self, listening: Listening) -> None:
         """Say when it is ready, or end the server if it never will be."""
@@ -94,7 +92,9 @@ class Session:
         if num_calls:
             seconds = self._server.app.limits.wait.drain_seconds
             calls = "1 request" if num_calls == 1 else f"{num_calls} requests"
-            _say(f"Stopping: {calls} may finish, for {seconds:g} s; Ctrl-C again ends at once.")
+            _say_at_end(
+                f"Stopping: {calls} may finish, for {seconds:g} s; Ctrl-C again ends at once."
+            )
 
     def _end_status(self) -> None:
         if not self._as_json:
@@ -151,6 +151,11 @@ def _address_or_none() -> str | None:
         return lan_address()
     except UsageError:
         return None
+
+
+def _say_at_end(sentence: str) -> None:
+    """As `_say`, in place of the ^C that a terminal shows."""
+    _say(f"\r\x1b[K{sentence}" if is_terminal(sys.stdout) else sentence)
 
 
 def _say(sentence: str) -> None:

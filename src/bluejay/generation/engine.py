@@ -8,6 +8,7 @@ or one step at most, so that whatever arrives meanwhile waits no longer (docs/de
 import logging
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from typing import Final
@@ -51,6 +52,10 @@ from bluejay.model.params import DecoderParams
 MOST_FAILURES: Final = 8
 _LOGGER = logging.getLogger(__name__)
 _Event = tuple[Sample, EngineEvent]
+
+
+class _StoppedEarlyError(Exception):
+    """The engine is to end before it was ready."""
 
 
 class SlotEngine:
@@ -182,18 +187,25 @@ class SlotEngine:
 
     def _live(self) -> None:
         try:
-            warm_up(self._device, self._on_program or (lambda done, total: None))
-            known = num_compiled_here()
-            self._is_ready = True
-            while (step := self._next_step()) is not None:
-                self._run(step)
-                self._recompiles = num_compiled_here() - known
+            with suppress(_StoppedEarlyError):
+                warm_up(self._device, self._report)
+                known = num_compiled_here()
+                self._is_ready = True
+                while (step := self._next_step()) is not None:
+                    self._run(step)
+                    self._recompiles = num_compiled_here() - known
         except BaseException:
             _LOGGER.exception("The engine has failed.")
             self._is_failed = True
             self._fail_all("The engine has failed: start the server again.")
         else:
             self._fail_all("The server is shutting down: send the request again.")
+
+    def _report(self, done: int, total: int) -> None:
+        if self._is_stopping:
+            raise _StoppedEarlyError
+        if self._on_program is not None:
+            self._on_program(done, total)
 
     def _next_step(self) -> Step | None:
         """Waits for something to do; None at the end."""
