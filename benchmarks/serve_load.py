@@ -12,6 +12,7 @@ from serve_http import Call, Client, Reply
 from serve_replies import Outcome, read_reply
 
 _LAG_SECONDS = 0.02
+_BREATH_SECONDS = 0.05
 
 
 @dataclass(kw_only=True)
@@ -45,7 +46,8 @@ class Load:
 class Extent:
     """How long: for `seconds`, or for `requests` requests; before it `warm_up` that do not count.
 
-    `after` is told of every reply as it comes; what it returns is how long that client waits.
+    `after` is told of every reply as it comes; what it returns is how long that client waits (a
+    moment after a failure, without it).
     """
 
     seconds: float | None = None
@@ -67,7 +69,7 @@ async def fixed_clients(
             while (deadline is None or time.perf_counter() < deadline) and next(left, False):
                 reply = await client.send(next(calls))
                 load.replies.append(reply)
-                pause = extent.after(reply) if extent.after else 0.0
+                pause = extent.after(reply) if extent.after else _pause(reply)
                 if pause:
                     await asyncio.sleep(pause)
 
@@ -142,6 +144,11 @@ async def _watch_lags(load: Load) -> None:
         due = time.perf_counter() + _LAG_SECONDS
         await asyncio.sleep(_LAG_SECONDS)
         load.lags.append(time.perf_counter() - due)
+
+
+def _pause(reply: Reply) -> float:
+    """Who is refused or cut off takes a breath, as any client does."""
+    return 0.0 if reply.status == 200 and not reply.failure else _BREATH_SECONDS
 
 
 def _counter(limit: int | None) -> Iterator[bool]:

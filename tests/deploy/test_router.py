@@ -268,6 +268,18 @@ def test_a_key_is_passed_on_and_no_other_is_added(cluster: Cluster) -> None:
     assert (good.status, bad.status) == (200, 401)
 
 
+def test_when_no_replica_is_ready_clients_are_told_to_come_again(cluster: Cluster) -> None:
+    for name in cluster.replicas:
+        cluster.tell(f"set server replicas/{name} state maint")
+    [reply] = cluster.send([Mix(streams=False).call("a", max_tokens=1, seed=0)])
+    for name in cluster.replicas:
+        cluster.tell(f"set server replicas/{name} state ready")
+    assert reply.status == 503
+    assert reply.headers["retry-after"] == "1"
+    assert reply.document()["error"]["code"] == "unavailable"
+    wait_for(cluster.answers)
+
+
 def test_the_longest_prompts_fit(cluster: Cluster) -> None:
     mix = Mix(streams=False)
     # The second is sent in escapes of six bytes a letter, more than the router keeps.
