@@ -1,0 +1,144 @@
+"""The serving engine against the bare decode loop: what slots, events and other threads cost.
+
+    python benchmarks/engine.py [MODEL] [--requests 1 8 32] [--rounds 5] [--tokens 128]
+
+In each round the engine and then the loop write the same number of texts of so many tokens, drawn
+from prompts of 16 random ids. While all of them are being written, rates are taken over every
+stretch of 16 tokens a text; given are the median and, because other processes take turns on a
+shared machine, the fastest tenth. Prompts are left out. The loop takes 8 steps a call.
+"""
+
+import argparse
+import json
+import threading
+import time
+from datetime import date
+from typing import Any
+
+import numpy as np
+
+STRETCH, PROMPT = 16, 16
+Log = list[tuple[float, int]]  # when so many new ids came
+
+
+def stretches(log: Log, num_texts: int) -> list[float]:
+    """Tokens a second of each stretch."""
+    times, totals = (np.array(column) for column in zip(*log, strict=True))
+    totals = np.cumsum(totals)
+    ends = np.searchsorted(totals, totals + STRETCH * num_texts)
+    return [
+        float((totals[end] - totals[begin]) / (times[end] - times[begin]))
+        for begin, end in enumerate(ends)
+        if end < len(times)
+    ]
+
+
+class Bench:
+    """One model in an engine and in a loop."""
+
+    def __init__(self, name: str, *, slots: int, tokens: int) -> None:
+        from bluejay import load
+        from bluejay.generation.engine import SlotEngine
+        from bluejay.generation.engine_requests import EngineLimits
+
+        model = load(name)
+        self.allowed, self.tokens = model.allowed, tokens
+        self.runner = model.runner.with_rows(slots)
+        context = min(2048, self.runner.config.context_length)
+        self.engine = SlotEngine(
+            self.runner,
+            allowed=self.allowed,
+            limits=EngineLimits(num_slots=slots, context_length=context),
+        ).start()
+        while not self.engine.status().is_ready:
+            time.sleep(0.05)
+
+    def prompts(self, count: int) -> list[list[int]]:
+        choices = np.flatnonzero(self.allowed)
+        return np.random.default_rng(0).choice(choices, (count, PROMPT)).tolist()  # type: ignore[no-any-return]
+
+    def by_engine(self, count: int) -> list[float]:
+        from bluejay.generation.engine_requests import EngineRequest, Failed, Finished, NewTokens
+        from bluejay.generation.sampling_params import SamplingParams
+
+        logs: list[Log] = [[] for _ in range(count)]
+        ended = threading.Semaphore(0)
+
+        def listen(log: Log, event: object) -> None:
+            if isinstance(event, NewTokens):
+                log.append((time.perf_counter(), len(event.scores)))
+            elif isinstance(event, Finished | Failed):
+                ended.release()
+
+        for number, prompt in enumerate(self.prompts(count)):
+            sampling = SamplingParams(temperature=0.8, seed=number)
+            request = EngineRequest(prompts=[prompt], max_tokens=self.tokens, sampling=sampling)
+            log = logs[number]
+            self.engine.submit(request, lambda event, log=log: listen(log, event))
+        for _ in range(count):
+            ended.acquire()
+        begin, end = max(log[0][0] for log in logs), min(log[-1][0] for log in logs)
+        together = sorted(entry for log in logs for entry in log)
+        return stretches([entry for entry in together if begin < entry[0] <= end], count)
+
+    def by_loop(self, count: int) -> list[float]:
+        from bluejay.generation.decode_loop import DecodeLoop
+        from bluejay.generation.sampling import Sampler
+        from bluejay.generation.sampling_params import SamplingParams
+
+        loop = DecodeLoop(
+            self.runner,
+            [self.runner.start(prompt, reserve=self.tokens) for prompt in self.prompts(count)],
+            [
+                Sampler(SamplingParams(temperature=0.8, seed=number), allowed=self.allowed)
+                for number in range(count)
+            ],
+            stop_ids=[frozenset()] * count,
+            max_tokens=[self.tokens] * count,
+        )
+        left, log = self.tokens * count - sum(map(len, loop.advance(1))), []
+        while left:
+            num_new = sum(map(len, loop.advance(8)))
+            log.append((time.perf_counter(), num_new))
+            left -= num_new
+        return stretches(log, count)
+
+
+def compared(bench: Bench, count: int, rounds: int) -> dict[str, Any]:
+    """Rates of both, by turns; the first round only warms up."""
+    rates: dict[str, list[float]] = {"engine": [], "loop": []}
+    for number in range(rounds + 1):
+        found = {"engine": bench.by_engine(count), "loop": bench.by_loop(count)}
+        for name in rates:
+            rates[name] += found[name] if number else []
+    row: dict[str, Any] = {"requests": count}
+    for name, percent in (("median", 50), ("fastest tenth", 90)):
+        engine, loop = (np.percentile(rates[who], percent) for who in ("engine", "loop"))
+        row[name] = {
+            "engine": round(engine, 1),
+            "loop": round(loop, 1),
+            "ratio": round(engine / loop, 3),
+        }
+    return row
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("model", nargs="?", default="smollm2-135m-instruct")
+    parser.add_argument("--requests", type=int, nargs="+", default=[1, 8, 32])
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--tokens", type=int, default=128)
+    given = parser.parse_args()
+    bench = Bench(given.model, slots=max(given.requests), tokens=given.tokens)
+    print(json.dumps({"model": given.model, "date": date.today().isoformat()}))
+    for count in given.requests:
+        print(json.dumps(compared(bench, count, given.rounds)), flush=True)
+    status = bench.engine.status()
+    print(json.dumps({"recompiles": status.recompiles}))
+    bench.engine.stop(10)
+
+
+if __name__ == "__main__":
+    main()
