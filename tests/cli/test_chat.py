@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -181,7 +181,7 @@ class Terminal:
 
 @contextmanager
 def at_terminal(server: FakeServer) -> Iterator[Terminal]:
-    given = ["--url", url_of(server), "--max-tokens", "30", "--seed", "7"]
+    given = ["--url", url_of(server), "--max-tokens", "300", "--seed", "7"]
     terminal = Terminal([*COMMAND, *given])
     try:
         terminal.wait_for("/help lists commands")
@@ -191,18 +191,24 @@ def at_terminal(server: FakeServer) -> Iterator[Terminal]:
         terminal.close()
 
 
+def wait_until(is_so: Callable[[], bool], seconds: float = 30.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not is_so():
+        assert time.monotonic() < deadline, "it did not come true"
+        time.sleep(0.02)
+
+
 def test_ctrl_c_stops_the_answer_and_not_the_program() -> None:
     with fake_server(token_seconds=0.1) as server, at_terminal(server) as terminal:
-        whole = answer_to([user("one")], 7, 30)
+        whole = answer_to([user("one")], 7, 300)
         terminal.type("one\r")
         terminal.wait_for(whole[:10].strip())
         terminal.process.send_signal(signal.SIGINT)
         terminal.wait_for("Stopped")
         terminal.wait_for("> ")
-        assert server.counters.cancelled == 1
+        wait_until(lambda: server.counters.cancelled == 1)
         terminal.type("two\r")
-        while len(server.requests) < 2:
-            time.sleep(0.02)
+        wait_until(lambda: len(server.requests) == 2)
         first = server.requests[1]["messages"][1]["content"]
         assert first
         assert whole.startswith(first)  # what came is part of the conversation

@@ -122,7 +122,8 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     command = [HAPROXY, "-db", "-q", "-f", str(CONFIGURATION)]
     router = subprocess.Popen(command, env=environment)
     try:
-        wait_for(lambda: router.poll() is None and found.answers())
+        wait_for(found.answers)
+        wait_for(lambda: served_now(found) == {"a", "b"})
         yield found
     finally:
         router.kill()
@@ -154,6 +155,7 @@ def under_load(cluster: Cluster, streams: bool, harm: Callable[[], None]) -> Loa
         await asyncio.to_thread(harm)
         return await running
 
+    wait_for(lambda: served_now(cluster) == {"a", "b"})
     return cluster.run(lambda client: asyncio.ensure_future(work(client)))
 
 
