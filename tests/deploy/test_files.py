@@ -1,5 +1,6 @@
 """What starts the server elsewhere: times that must fit together, and what can be tried here."""
 
+import json
 import os
 import re
 import shutil
@@ -11,6 +12,8 @@ from typing import Any
 import pytest
 import yaml
 
+from bluejay.cli.commands import COMMANDS, command_parser
+from bluejay.core.errors import UsageError
 from bluejay.serving.limits import WaitLimits
 from fake_completions import fake_server
 
@@ -79,6 +82,27 @@ def test_systemd_and_docker_wait_longer_than_the_server_drains() -> None:
     for name in ("Dockerfile", "Dockerfile.gpu"):
         [stop] = re.findall(r"--stop-timeout (\d+)", (FOLDER / name).read_text())
         assert int(stop) > DRAIN_SECONDS
+
+
+def started_with() -> list[list[str]]:
+    """Every command that a file starts the server or fetches its model with."""
+    unit = (FOLDER / "bluejay.service").read_text()
+    found = [line.split() for line in re.findall(r"^Exec\w+=\S*/bin/bluejay (.*)$", unit, re.M)]
+    for name in ("Dockerfile", "Dockerfile.gpu"):
+        [command] = re.findall(r"^CMD (\[.*\])$", (FOLDER / name).read_text(), re.M)
+        found.append(json.loads(command))
+    [replicas] = of_kind("StatefulSet")
+    [first] = replicas["spec"]["template"]["spec"]["initContainers"]
+    return [*found, first["args"], container()["args"]]
+
+
+def test_every_command_has_the_options_that_it_is_given() -> None:
+    commands = started_with()
+    assert [words[0] for words in commands] == ["pull", "serve", "serve", "serve", "pull", "serve"]
+    for name, *words in commands:
+        command_parser(COMMANDS[name]).parse(words)
+    with pytest.raises(UsageError, match="--prot"):
+        command_parser(COMMANDS["serve"]).parse(["--prot", "8000"])
 
 
 @pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="systemd is not installed")
