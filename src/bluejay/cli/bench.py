@@ -8,7 +8,12 @@ import sys
 import time
 from typing import TYPE_CHECKING
 
-from bluejay.cli.loading import add_running_arguments, announce_compiling, load_model
+from bluejay.cli.loading import (
+    add_model_place,
+    add_running_arguments,
+    announce_compiling,
+    load_model,
+)
 from bluejay.cli.parser import CommandParser, whole_number
 from bluejay.cli.status import Status, size_words, status
 from bluejay.cli.table import print_table, print_text
@@ -22,12 +27,7 @@ if TYPE_CHECKING:
 
 def add_arguments(parser: CommandParser) -> None:
     """The options of `bluejay bench`."""
-    parser.add_argument(
-        "model",
-        metavar="MODEL",
-        nargs="?",
-        help="a name, folder, file or owner/name (default: the best one on this machine)",
-    )
+    add_model_place(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     group = parser.add_argument_group("what to measure")
     deep = "tokens before the first new one; 0 with every batch, others with the first"

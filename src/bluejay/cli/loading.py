@@ -19,15 +19,18 @@ _COMPILE_BEGINS = "/jax/compilation_cache/compile_requests_use_cache"
 _WAS_KEPT = "/jax/compilation_cache/cache_hits"
 
 
+_MODEL_HELP = "a name, folder, file or owner/name (default: the best one on this machine)"
+
+
+def add_model_place(parser: CommandParser) -> None:
+    """The model in the first place, for commands that are about it."""
+    parser.add_argument("model", metavar="MODEL", nargs="?", help=_MODEL_HELP)
+
+
 def add_model_arguments(parser: CommandParser) -> None:
     """`--model` and how it runs, for every command that writes with one."""
     group = parser.add_argument_group("model")
-    group.add_argument(
-        "-m",
-        "--model",
-        metavar="MODEL",
-        help="a name, folder, file or owner/name (default: the best one on this machine)",
-    )
+    group.add_argument("-m", "--model", metavar="MODEL", help=_MODEL_HELP)
     add_running_arguments(group)
 
 

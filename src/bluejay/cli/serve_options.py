@@ -9,7 +9,7 @@ from dataclasses import MISSING, Field, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bluejay.cli.loading import add_running_arguments
+from bluejay.cli.loading import add_model_place, add_running_arguments
 from bluejay.cli.parser import CommandParser, positive_number, real_number, whole_number
 from bluejay.cli.serve_limits import LIMIT_WORDS
 from bluejay.core.errors import UsageError
@@ -25,12 +25,7 @@ _NOT_SET_BY_ENVIRONMENT = ("--help", "--debug", "--threads")
 
 def add_arguments(parser: CommandParser) -> None:
     """All of them. Defaults are None: what was not given may be in the environment."""
-    parser.add_argument(
-        "model",
-        metavar="MODEL",
-        nargs="?",
-        help="a name, folder, file or owner/name (default: the best one on this machine)",
-    )
+    add_model_place(parser)
     _add_places(parser)
     _add_admission(parser)
     _add_capacity(parser)

@@ -1,4 +1,4 @@
-"""The samplers that writers of fiction use: known by name, taken at their neutral values."""
+"""The samplers that writers of fiction use, and their refusal where they are not there."""
 
 from typing import Any, Final
 
@@ -7,7 +7,7 @@ from bluejay.serving.routes import StrictBody
 
 
 class FictionFields(StrictBody, frozen=True, kw_only=True):
-    """DRY, XTC, mirostat, tail-free and top-a sampling, dynamic temperature; null is neutral.
+    """DRY, XTC, mirostat, tail-free and top-a sampling, dynamic temperature; null is as if absent.
 
     The names are those of KoboldCpp and llama.cpp.
     """

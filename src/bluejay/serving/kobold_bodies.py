@@ -12,6 +12,7 @@ import msgspec
 from msgspec import Meta
 
 from bluejay.serving.errors import ApiError
+from bluejay.serving.fiction_fields import FictionFields
 from bluejay.serving.logprobs import ChatTokenLogprob
 from bluejay.serving.routes import StrictBody
 from bluejay.serving.sampling_fields import Positive, whole
@@ -33,7 +34,7 @@ REFUSED: Final = {
 }
 
 
-class GenerateBody(StrictBody, frozen=True, kw_only=True):
+class GenerateBody(FictionFields, frozen=True, kw_only=True):
     """A request to continue a text. null is as if absent."""
 
     prompt: str
@@ -82,27 +83,14 @@ class GenerateBody(StrictBody, frozen=True, kw_only=True):
     top_p: float | None = None
     min_p: float | None = None
     typical: float | None = None
-    tfs: float | None = None
-    top_a: float | None = None
     nsigma: float | None = None
     rep_pen: float | None = None
     rep_pen_range: int | None = None
     rep_pen_slope: float | None = None
     presence_penalty: float | None = None
-    dynatemp_range: float | None = None
-    dynatemp_exponent: float | None = None
     smoothing_factor: float | None = None
     smoothing_curve: float | None = None
     mirostat: Annotated[int, Meta(description="0 or 2; then no other filter runs.")] | None = None
-    mirostat_tau: float | None = None
-    mirostat_eta: float | None = None
-    dry_multiplier: float | None = None
-    dry_base: float | None = None
-    dry_allowed_length: int | None = None
-    dry_penalty_last_n: int | None = None
-    dry_sequence_breakers: list[str] | None = None
-    xtc_probability: float | None = None
-    xtc_threshold: float | None = None
     banned_tokens: Annotated[list[str], Meta(description="Texts that do not come.")] | None = None
     banned_strings: list[str] | None = None
     logit_bias: dict[str, float] | None = None
