@@ -10,7 +10,6 @@ Axes: R rows  V vocabulary  M most steps of a call  A alternatives  X stop ids
 """
 
 from collections.abc import Sequence
-from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 
@@ -38,7 +37,7 @@ from bluejay.generation.sampling import (
     joined_rows,
 )
 from bluejay.generation.sampling_rows import SamplingRows, SamplingState
-from bluejay.generation.speculation_check import Draft, check_draft
+from bluejay.generation.speculation_check import check_draft
 from bluejay.kernels.decoding import native_decoding
 from bluejay.model.decoder import extend, logits
 from bluejay.model.params import DecoderParams
@@ -162,7 +161,7 @@ class DecodeLoop:
             self._runner.operands,
             self._rows,
             on_device(self._remaining, np.int32),
-            Draft(on_device(ids, np.int32), on_device(len(drafted), np.int32)),
+            (on_device(ids, np.int32), on_device(len(drafted), np.int32)),
             state=self._state,
             form=self._form,
         )
@@ -222,7 +221,7 @@ def decode_steps(
         step, found, now = carry
         # A row that has ended stands still; what it writes behind its end, nobody reads.
         places = jnp.minimum(now.lengths, capacity - 1)
-        with native_decoding() if form.is_native else nullcontext():
+        with native_decoding(form.is_native):
             x, cache = extend(params, now.tokens[:, None], places, now.cache, config=form.config)
             scores = logits(params, x, config=form.config)[:, 0]
         choices, sampling = form.choose(scores, rows, now.sampling)

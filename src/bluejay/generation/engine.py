@@ -33,7 +33,7 @@ from bluejay.generation.engine_requests import (
     PromptScores,
 )
 from bluejay.generation.engine_samples import Outcome, Sample
-from bluejay.generation.runner import Runner
+from bluejay.generation.runner import Runner, require_ids
 from bluejay.generation.scheduled_steps import (
     CopyPrefix,
     Decode,
@@ -153,7 +153,6 @@ class SlotEngine:
         return not self._thread.is_alive()
 
     def _require_possible(self, request: EngineRequest) -> None:
-        size = self._device.config.vocab_size
         if request.adapter is not None and request.adapter not in self._device.adapters:
             names = ", ".join(sorted(self._device.adapters)) or "none"
             raise UsageError(
@@ -165,12 +164,7 @@ class SlotEngine:
                 f" {MOST_ALTERNATIVES}."
             )
         for ids in (*request.prompts, request.sampling.logit_bias):
-            for token in ids:
-                if not 0 <= token < size:
-                    raise UsageError(
-                        f"Token id {token} is outside the model's {size} embedding rows: use ids"
-                        " of the model's own tokenizer."
-                    )
+            require_ids(ids, self._device.config)
 
     def _cancel(self, sample: Sample) -> None:
         sample.is_cancelled = True

@@ -4,7 +4,6 @@ Axes: T tokens of a chunk  D embed
 """
 
 from collections.abc import Sequence
-from contextlib import nullcontext
 from functools import partial
 from typing import Literal
 
@@ -83,7 +82,7 @@ def _run_chunk(
     where the chunk begins and how many of its ids are tokens of the text."""
     config, is_native = form
     starts, count = place[:1], place[1]
-    with native_decoding() if is_native else nullcontext():
+    with native_decoding(is_native):
         x, cache = extend(params, ids, starts, cache, config=config)
         states = final_norm(params, x, config=config)[0].astype(jnp.float32)
     is_text = jnp.arange(ids.shape[1], dtype=jnp.int32) < count

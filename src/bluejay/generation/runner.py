@@ -6,8 +6,7 @@ length alone. So a row's result has the same bits whatever runs beside it (docs/
 Axes: R rows of one call  T tokens of one chunk  V vocabulary  D embed
 """
 
-from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 
@@ -279,7 +278,7 @@ class Runner:
         return replace(prefix, capacity=capacity, cache=_grown(prefix.cache, capacity))
 
     def _append(self, program: jax.stages.Wrapped, prefix: Prefix, token: int) -> Prefix:
-        self._require_ids([token])
+        require_ids([token], self.config)
         if prefix.length >= self.config.context_length:
             raise UsageError(
                 f"The context of {self.config.context_length} tokens is full: "
@@ -302,7 +301,7 @@ class Runner:
         """Raise UsageError unless the ids are the model's and fit with `reserve` more."""
         if not len(ids):
             raise UsageError("The prompt is empty: give it at least one token.")
-        self._require_ids(ids)
+        require_ids(ids, self.config)
         limit = self.config.context_length
         if len(ids) + reserve > limit:
             raise UsageError(
@@ -310,14 +309,16 @@ class Runner:
                 f"{limit} tokens: shorten the prompt or lower max_tokens."
             )
 
-    def _require_ids(self, ids: Sequence[int]) -> None:
-        rows = self.config.vocab_size
-        for token in ids:
-            if not 0 <= token < rows:
-                raise UsageError(
-                    f"Token id {token} is outside the model's {rows} embedding rows: "
-                    "use ids of the model's own tokenizer."
-                )
+
+def require_ids(ids: Iterable[int], config: DecoderConfig) -> None:
+    """Raise UsageError for an id without an embedding row."""
+    rows = config.vocab_size
+    for token in ids:
+        if not 0 <= token < rows:
+            raise UsageError(
+                f"Token id {token} is outside the model's {rows} embedding rows: "
+                "use ids of the model's own tokenizer."
+            )
 
 
 def _run_chunk(
@@ -332,7 +333,7 @@ def _run_chunk(
     """Run a chunk; logits of each row's token number `last` alone, for the head is a large part
     of a small model's work."""
     config, is_native = form
-    with native_decoding() if is_native else nullcontext():
+    with native_decoding(is_native):
         x, cache = extend(params, ids, starts, cache, config=config)
         ends = jnp.take_along_axis(x, last[:, None, None], axis=1)
         return logits(params, ends, config=config)[:, 0], cache
@@ -347,7 +348,7 @@ def _score_chunk(
     form: tuple[DecoderConfig, bool],
 ) -> tuple[Float[Array, "R T V"], Cache]:
     config, is_native = form
-    with native_decoding() if is_native else nullcontext():
+    with native_decoding(is_native):
         x, cache = extend(params, ids, starts, cache, config=config)
         return logits(params, x, config=config), cache
 

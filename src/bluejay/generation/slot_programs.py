@@ -8,7 +8,6 @@ Axes: R rows of a call  S slots  T tokens of one chunk  P tokens of a piece of i
       M most steps of a call  C numbers of a choice
 """
 
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Final, NamedTuple
@@ -71,10 +70,6 @@ class SlotForm:
     is_native: bool
     num_alternatives: int = 0
 
-    def native(self) -> AbstractContextManager[None]:
-        """Whoever traces inside gets the kernels, where they are."""
-        return native_decoding() if self.is_native else nullcontext()
-
 
 @partial(jax.jit, static_argnames="form", donate_argnames="state")
 def run_chunk(
@@ -86,7 +81,7 @@ def run_chunk(
     form: SlotForm,
 ) -> tuple[Float[Array, "1 V"], SlotState]:
     """Run a chunk of the row `place[0]` from position `place[1]` on; logits of token `place[2]`."""
-    with form.native():
+    with native_decoding(form.is_native):
         x, cache = _extend_one(params, ids, place, state.cache, form.config)
         return _logits_at(params, x, place[2], form.config), replace(state, cache=cache)
 
@@ -103,7 +98,7 @@ def score_chunk(
 ) -> tuple[Float[Array, "1 V"], Int32[Array, "..."], SlotState]:
     """As `run_chunk` of `ids[0]`, with the log probability of `ids[1, t]` behind token t, up to
     token `place[2]`."""
-    with form.native():
+    with native_decoding(form.is_native):
         x, cache = _extend_one(params, ids[:1], place, state.cache, form.config)
         last = _logits_at(params, x, place[2], form.config)
 
@@ -159,7 +154,7 @@ def decode_rows(
         return (now.number < num_steps) & jnp.any(now.is_live)
 
     def take_step(now: _Step) -> _Step:
-        with form.native():
+        with native_decoding(form.is_native):
             x, cache = _extend_rows(
                 params, rows, (now.tokens, now.lengths), now.state.cache, form.config
             )
@@ -205,7 +200,7 @@ def peek_rows(
     params: DecoderParams, rows: RowInputs, *, state: SlotState, form: SlotForm
 ) -> tuple[Float32[Array, "R V"], SlotState]:
     """One step that ends with the logits."""
-    with form.native():
+    with native_decoding(form.is_native):
         now = rows.column("token"), rows.column("length")
         x, cache = _extend_rows(params, rows, now, state.cache, form.config)
         scores: Array = logits(params, x, config=form.config)[:, 0]

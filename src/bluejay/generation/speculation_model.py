@@ -7,7 +7,6 @@ Axes: V vocabulary  G ids that are fed
 """
 
 from collections.abc import Sequence
-from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from typing import Final, NamedTuple
@@ -141,7 +140,7 @@ def draft_ids(
     def take_step(now: _Drafting) -> _Drafting:
         fed = feed.ids[jnp.minimum(now.step, feed.ids.shape[0] - 1)]
         token = jnp.where(now.step < feed.num_fed, fed, now.last)[None, None]
-        with native_decoding() if form.is_native else nullcontext():
+        with native_decoding(form.is_native):
             start = (feed.start + now.step)[None]
             x, later = extend(params, token, start, now.cache, config=form.config)
             scores = _of_vocabulary(logits(params, x, config=form.config)[:, 0], num_ids)

@@ -26,12 +26,12 @@ CACHE_DTYPES = ("float32", "float16", "int8")
 
 
 @contextmanager
-def native_decoding() -> Iterator[None]:
-    """Whatever is traced inside decodes by native kernels, where they are.
+def native_decoding(is_wanted: bool = True) -> Iterator[None]:
+    """Whatever is traced inside decodes by native kernels, where they are and are wanted.
 
     For arrays of one CPU device; what is traced has no gradient.
     """
-    token = _is_decoding.set(True)
+    token = _is_decoding.set(is_wanted)
     try:
         yield
     finally:
