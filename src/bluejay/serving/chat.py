@@ -19,13 +19,14 @@ from bluejay.serving.chat_bodies import (
     ChatChunkChoice,
     ChatDelta,
 )
-from bluejay.serving.conversations import AnswerOpening, conversation_prompt
+from bluejay.serving.conversations import AnswerOpening, conversation_prompt, require_unstored, said
 from bluejay.serving.errors import ApiError
 from bluejay.serving.logprobs import ChatLogprobs, chat_logprobs
 from bluejay.serving.prompts import require_room
 from bluejay.serving.routes import Call, Route
 from bluejay.serving.samples import FinishedSample, SampleRun, TokenUsage
 from bluejay.serving.sampling_fields import (
+    alternative_count,
     require_stream,
     sample_count,
     sample_options,
@@ -162,13 +163,7 @@ class _Writer:
 def _check_fields(body: ChatBody) -> None:
     """Refuse what is not offered and what excludes each other."""
     require_stream(body)
-    if body.store:
-        raise ApiError(
-            400,
-            "store is true, but nothing is stored here: leave it out.",
-            param="store",
-            code="unsupported_field",
-        )
+    require_unstored(body.store)
     if body.context_policy == "keep" or body.context_keep is not None:
         raise ApiError(
             400,
@@ -198,20 +193,8 @@ def _num_alternatives(service: TextService, body: ChatBody) -> int:
         raise ApiError(
             400, "top_logprobs is only of use with logprobs: set it.", param="top_logprobs"
         )
-    if count < 0:
-        raise ApiError(
-            400,
-            f"top_logprobs is {quoted(count)}, but it must be at least 0.",
-            param="top_logprobs",
-        )
-    service.limits.request.check("logprobs", count, param="top_logprobs")
-    return count
+    return alternative_count(service.limits.request, count, param="top_logprobs")
 
 
 def _messages(body: ChatBody) -> list[ChatMessage]:
-    return [
-        ChatMessage(
-            role="system" if message.role == "developer" else message.role, content=message.text
-        )
-        for message in body.messages
-    ]
+    return [said(message.role, message.text) for message in body.messages]

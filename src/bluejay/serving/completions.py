@@ -22,6 +22,7 @@ from bluejay.serving.prompts import Prompt, fit_prompt, read_prompts, require_ro
 from bluejay.serving.routes import Call, Route
 from bluejay.serving.samples import FinishedSample, SampleRun, TokenUsage
 from bluejay.serving.sampling_fields import (
+    alternative_count,
     require_stream,
     sample_count,
     sample_options,
@@ -195,13 +196,7 @@ def _max_tokens(body: CompletionBody) -> int:
 
 
 def _num_alternatives(service: TextService, body: CompletionBody) -> int:
-    count = body.logprobs or 0
-    if count < 0:
-        raise ApiError(
-            400, f"logprobs is {quoted(count)}, but it must be at least 0.", param="logprobs"
-        )
-    service.limits.request.check("logprobs", count, param="logprobs")
-    return count
+    return alternative_count(service.limits.request, body.logprobs or 0, param="logprobs")
 
 
 async def _prompts(service: TextService, body: CompletionBody, max_tokens: int) -> list[Prompt]:

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Sequence
 from functools import partial
+from typing import Literal
 
 from bluejay.core.errors import BluejayError
 from bluejay.serving.errors import ApiError
@@ -11,6 +12,7 @@ from bluejay.serving.service import TextService
 from bluejay.text.chat_templates import ChatMessage, ChatTemplate, chat_prompt
 from bluejay.vocab.quoting import quoted
 
+ClientRole = Literal["system", "developer", "user", "assistant"]
 # For an answer of unknown length, when a conversation must be cut.
 _LEAST_ROOM = 256
 
@@ -27,6 +29,22 @@ class AnswerOpening:
             text = text.lstrip()
             self._is_before = not text
         return text
+
+
+def require_unstored(store: bool | None) -> None:
+    """Refuse what asks that the conversation be kept."""
+    if store:
+        raise ApiError(
+            400,
+            "store is true, but nothing is stored here: leave it out.",
+            param="store",
+            code="unsupported_field",
+        )
+
+
+def said(role: ClientRole, content: str) -> ChatMessage:
+    """A message by a client's word for who says it: `developer` is another one for `system`."""
+    return ChatMessage(role="system" if role == "developer" else role, content=content)
 
 
 async def conversation_prompt(

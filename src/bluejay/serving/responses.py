@@ -12,8 +12,7 @@ from starlette.responses import Response
 
 from bluejay.generation.engine_requests import FinishReason
 from bluejay.serving.answers import send_stream, send_whole
-from bluejay.serving.conversations import AnswerOpening, conversation_prompt
-from bluejay.serving.errors import ApiError
+from bluejay.serving.conversations import AnswerOpening, conversation_prompt, require_unstored, said
 from bluejay.serving.prompts import require_room
 from bluejay.serving.response_bodies import (
     REFUSED,
@@ -60,13 +59,7 @@ def response_routes(service: TextService) -> list[Route]:
 
 async def _respond(service: TextService, call: Call[ResponseBody]) -> Response:
     body = call.body
-    if body.store:
-        raise ApiError(
-            400,
-            "store is true, but nothing is stored here: leave it out.",
-            param="store",
-            code="unsupported_field",
-        )
+    require_unstored(body.store)
     seconds = timeout_seconds(service.limits, body.timeout_ms)
     options = await sample_options(service, _fields(body), max_tokens=0, tenant=call.tenant)
     prompt, max_tokens = await conversation_prompt(
@@ -184,13 +177,10 @@ def _fields(body: ResponseBody) -> SamplingFields:
 def _messages(body: ResponseBody) -> list[ChatMessage]:
     found = []
     if body.instructions is not None:
-        found.append(ChatMessage(role="system", content=body.instructions))
+        found.append(said("system", body.instructions))
     if isinstance(body.input, str):
-        return [*found, ChatMessage(role="user", content=body.input)]
-    for message in body.input:
-        role = "system" if message.role == "developer" else message.role
-        found.append(ChatMessage(role=role, content=message.text))
-    return found
+        return [*found, said("user", body.input)]
+    return [*found, *(said(message.role, message.text) for message in body.input)]
 
 
 def _usage(usage: TokenUsage) -> ResponseUsage:

@@ -203,6 +203,14 @@ def sample_count(limits: RequestLimits, count: int | None, *, param: str = "n") 
     return count
 
 
+def alternative_count(limits: RequestLimits, count: int, *, param: str) -> int:
+    """How many alternatives come with each token; refuses too few and too many."""
+    if count < 0:
+        raise ApiError(400, f"{param} is {quoted(count)}, but it must be at least 0.", param=param)
+    limits.check("logprobs", count, param=param)
+    return count
+
+
 def timeout_seconds(limits: Limits, timeout_ms: int | None) -> float | None:
     """After how long the request is given up; None leaves it to the server."""
     if timeout_ms is None:
