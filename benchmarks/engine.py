@@ -55,7 +55,7 @@ class Bench:
 
     def prompts(self, count: int) -> list[list[int]]:
         choices = np.flatnonzero(self.allowed)
-        return np.random.default_rng(0).choice(choices, (count, PROMPT)).tolist()  # type: ignore[no-any-return]
+        return np.random.default_rng(0).choice(choices, (count, PROMPT)).tolist()
 
     def by_engine(self, count: int) -> list[float]:
         from bluejay.generation.engine_requests import EngineRequest, Failed, Finished, NewTokens

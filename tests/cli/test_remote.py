@@ -219,7 +219,7 @@ def test_text_arrives_as_it_is_written() -> None:
         deltas = model_of(server).deltas("a", max_tokens=20)
         assert next(deltas).text == text_of("a", None, 1)
         assert time.monotonic() - began < 20 * 0.1
-        deltas.close()  # type: ignore[attr-defined]
+        deltas.close()
         assert soon(lambda: server.counters.cancelled == 1)
 
 

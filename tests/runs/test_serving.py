@@ -69,7 +69,7 @@ def test_a_cache_that_does_not_fit_is_refused_with_both_numbers(
 def test_a_name_stands_for_one_model(model: LanguageModel) -> None:
     for given in ({"aliases": ["jay"]}, {"adapters": {"jay": model.runner.params}}):
         with pytest.raises(UsageError, match="The name 'jay' stands for two models"):
-            ModelServer(model, ServingPlan(name="jay", created=0, **given))  # type: ignore[arg-type]
+            ModelServer(model, ServingPlan(name="jay", created=0, **given))
 
 
 def test_adapters_are_checkpoints_of_the_same_decoder(model: LanguageModel, tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ def chat(served: TextServer, **given: Any) -> ChatCompletion:
 def prompt_of(served: TextServer, messages: list[dict[str, str]]) -> list[int]:
     """The ids that the model reads for a conversation."""
     service = served.service
-    said = [ChatMessage(role=m["role"], content=m["content"]) for m in messages]  # type: ignore[arg-type]
+    said = [ChatMessage(role=m["role"], content=m["content"]) for m in messages]
     return list(chat_prompt(service.tokenizer, service.chat_template, said).ids)
 
 
@@ -95,7 +95,7 @@ def test_an_answer_can_be_sent_back_as_it_came(served: TextServer) -> None:
 )
 def test_streamed_is_whole(served: TextServer, given: dict[str, Any]) -> None:
     whole = chat(served, **given)
-    events = list(chat(served, **given, stream=True, stream_options={"include_usage": True}))  # type: ignore[call-overload]
+    events = list(chat(served, **given, stream=True, stream_options={"include_usage": True}))
     assert {event.object for event in events} == {"chat.completion.chunk"}
     assert {event.id for event in events} == {events[0].id}
     for choice in whole.choices:
@@ -231,7 +231,7 @@ def test_events_of_a_response_are_those_that_the_client_follows(served: TextServ
 def test_the_clients_own_stream_of_a_response_completes(served: TextServer) -> None:
     schema = {"enum": ["yes", "no"]}
     flat = {"format": {"type": "json_schema", "name": "answer", "schema": schema}}
-    with served.client.responses.stream(model="small", input="the", text=flat) as stream:  # type: ignore[call-overload]
+    with served.client.responses.stream(model="small", input="the", text=flat) as stream:
         snapshots = [e.snapshot for e in stream if e.type == "response.output_text.delta"]
         final = stream.get_final_response()
     assert final.status == "completed"

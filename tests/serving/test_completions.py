@@ -124,18 +124,18 @@ def test_defaults_are_openais(served: TextServer) -> None:
 def test_streamed_is_whole(served: TextServer, given: dict[str, Any]) -> None:
     answer = complete(served, **given)
     options = {"stream": True, "stream_options": {"include_usage": True}}
-    events = list(complete(served, **given, **options))  # type: ignore[call-overload]
+    events = list(complete(served, **given, **options))
     assert merged(events) == [c.model_dump() for c in answer.choices]
     assert {event.id for event in events} == {events[0].id}
     assert [event.usage for event in events[:-1]] == [None] * (len(events) - 1)
     assert events[-1].choices == []
     assert events[-1].usage.model_dump() | {"prompt_tokens_details": None} == (
-        answer.usage.model_dump() | {"prompt_tokens_details": None}  # type: ignore[union-attr]
+        answer.usage.model_dump() | {"prompt_tokens_details": None}
     )
 
 
 def test_a_stream_counts_tokens_only_if_asked(served: TextServer) -> None:
-    events = list(complete(served, stream=True))  # type: ignore[call-overload]
+    events = list(complete(served, stream=True))
     assert all(event.usage is None for event in events)
     assert len(events[-1].choices) == 1
 
@@ -274,7 +274,7 @@ def test_best_of_chooses_the_highest_log_probability_per_token(served: TextServe
     given: dict[str, Any] = {"max_tokens": 10, "seed": 1}
     every = complete(served, n=6, logprobs=0, **given)
     values = [(c.logprobs and c.logprobs.token_logprobs) or [] for c in every.choices]
-    means = [float(np.mean(v)) if v else -np.inf for v in values]  # type: ignore[arg-type]
+    means = [float(np.mean(v)) if v else -np.inf for v in values]
     ranked = sorted(range(6), key=means.__getitem__, reverse=True)
     best = complete(served, n=2, best_of=6, **given)
     assert [c.text for c in best.choices] == [every.choices[index].text for index in ranked[:2]]

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from bluejay.cli.failures import describe
 from bluejay.cli.loading import add_model_arguments, load_model
@@ -23,6 +23,7 @@ from bluejay.core.errors import BluejayError, UsageError
 
 if TYPE_CHECKING:
     from bluejay.runs.language_model import LanguageModel
+    from bluejay.text.chat_templates import Role
 
 Message = dict[str, str]
 Answerer = Callable[[Sequence[Message], int], Iterator[str]]
@@ -149,7 +150,7 @@ class Chat:
             # Importing it gives `input` its keys: arrows, history, Ctrl-R. What was typed is kept
             # for this process only.
             with suppress(ImportError):
-                import readline  # noqa: F401
+                import readline  # noqa: F401  # for what it does to `input`
             print(styled(f"{self._name}. {_HINT}", "dim"))
         while True:
             try:
@@ -347,7 +348,10 @@ def local_answerer(model: LanguageModel, name: str, options: Mapping[str, Any]) 
     template = default_template(model.tokenizer, model=name)
 
     def answer(messages: Sequence[Message], seed: int) -> Iterator[str]:
-        said = [ChatMessage(role=m["role"], content=m["content"]) for m in messages]  # type: ignore[arg-type]
+        said = [
+            ChatMessage(role=cast("Role", message["role"]), content=message["content"])
+            for message in messages
+        ]
         prompt = chat_prompt(model.tokenizer, template, said)
         ids = fit_context(
             prompt.ids,

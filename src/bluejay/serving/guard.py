@@ -27,6 +27,7 @@ class GuardedProtocol(H11Protocol):
     _closing_since: float | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        # uvicorn asks for a Transport, and asyncio promises no more than its base.
         super().connection_made(transport)  # type: ignore[arg-type]
         self._waiting_since = self.loop.time()
         others = [other for other in self._open_connections() if other is not self]

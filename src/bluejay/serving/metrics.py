@@ -41,7 +41,7 @@ class Metrics:
 
     def __init__(self, status: Callable[[], EngineStatus] | None = None) -> None:
         # A start time beside every count would double the page.
-        disable_created_metrics()  # type: ignore[no-untyped-call]
+        disable_created_metrics()  # type: ignore[no-untyped-call]  # the library has no types there
         self._registry = CollectorRegistry(auto_describe=False)
         self._first = self._histogram("time_to_first_token", "Until a sample's first token.")
         self._next = self._histogram("inter_token_latency", "Between two tokens of a sample.")

@@ -73,6 +73,7 @@ def run_server(
         access_log=False,
         proxy_headers=False,
         server_header=False,
+        # uvicorn names whole seconds, and gives them to a timer that takes any.
         timeout_keep_alive=app.limits.connection.idle_seconds,  # type: ignore[arg-type]
         timeout_graceful_shutdown=1,
         h11_max_incomplete_event_size=app.limits.connection.header_bytes,
@@ -170,6 +171,7 @@ class _Server(uvicorn.Server):
         self._on_listening(self._listening(listener))
 
     def _protocol(self) -> asyncio.Protocol:
+        # uvicorn's type is that of all its protocols; ours was put in.
         protocol: type[GuardedProtocol] = self.config.http_protocol_class  # type: ignore[assignment]
         return protocol(config=self.config, server_state=self.server_state, app_state={})
 
