@@ -2,9 +2,11 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -353,6 +355,25 @@ def test_memory_disk_and_the_unforeseen_have_theirs() -> None:
     unexpected = describe(KeyError("k"))
     assert unexpected.exit_code == 1
     assert "--debug" in unexpected.sentence
+
+
+def test_a_package_that_an_extra_brings_is_named_with_it() -> None:
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())
+    brought = project["project"]["optional-dependencies"]
+    for extra, packages in brought.items():
+        for requirement in packages:
+            module = re.split("[>=]", requirement)[0].replace("-", "_")
+            told = describe(ModuleNotFoundError(f"No module named {module!r}", name=module))
+            # The hub's own refusal stands where models are fetched.
+            assert (f"pip install 'bluejay[{extra}]'" in told.sentence) == (extra != "hub"), module
+    code = (
+        "import sys; sys.modules['msgspec'] = None; sys.argv = ['bluejay', 'serve'];"
+        "from bluejay.cli.main import main; sys.exit(main())"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "bluejay[serve]" in done.stderr
+    assert "defect" not in done.stderr
 
 
 def test_debug_shows_the_traceback() -> None:

@@ -3,13 +3,24 @@
 import errno
 from dataclasses import dataclass
 
-from bluejay.core.errors import BluejayError, DataError, DiskError, MemoryLimitError
+from bluejay.core.errors import (
+    BluejayError,
+    DataError,
+    DiskError,
+    MemoryLimitError,
+    UsageError,
+)
 
 # What a shell reports for a process that SIGINT ended.
 EXIT_INTERRUPTED = 130
 EXIT_UNEXPECTED = 1
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _REFUSED = (errno.EROFS, errno.EIO)
+# Packages that an extra brings; `hub` is looked after where models are fetched.
+_EXTRAS = {
+    "serve": ("h11", "llguidance", "msgspec", "prometheus_client", "segno", "starlette", "uvicorn"),
+    "train": ("matplotlib", "optax", "zstandard"),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,11 +56,22 @@ def describe(error: BaseException) -> Failure:
             sentence=f"{place}{error.strerror}. Check the path and its permissions.",
             exit_code=DataError.exit_code,
         )
+    if isinstance(error, ModuleNotFoundError) and (extra := _extra_with(error.name)):
+        return Failure(
+            sentence=f"This needs the package {error.name}, which is not installed: run "
+            f"`pip install 'bluejay[{extra}]'`.",
+            exit_code=UsageError.exit_code,
+        )
     return Failure(
         sentence=f"Unexpected {type(error).__name__}: {_one_line(str(error))} "
         "(this is a defect: run again with --debug for the traceback, and report it).",
         exit_code=EXIT_UNEXPECTED,
     )
+
+
+def _extra_with(module: str | None) -> str | None:
+    name = (module or "").split(".")[0]
+    return next((extra for extra, packages in _EXTRAS.items() if name in packages), None)
 
 
 def _is_device_exhausted(error: BaseException) -> bool:
