@@ -170,7 +170,8 @@ WRONG: list[tuple[dict[str, Any], str, str | None]] = [
     ({"context_policy": "keep", "context_keep": -1}, "context_keep is -1", "context_keep"),
     ({"context_policy": "keep", "context_keep": "other"}, "no text", "context_keep"),
     ({"max_token": 5}, "did you mean 'max_tokens'", "max_token"),
-    ({"ignore_eos": True}, "'ignore_eos' is not supported", "ignore_eos"),
+    ({"min_tokens": 3}, "'min_tokens' is not supported", "min_tokens"),
+    ({"ignore_eos": 1}, "wrong", "ignore_eos"),
     ({"user": 5}, "wrong", "user"),
     ({"model": 5}, "wrong", "model"),
 ]

@@ -268,6 +268,10 @@ def test_the_end_of_the_text_ends_it(served: TextServer) -> None:
     assert answer.choices[0].finish_reason == "stop"
     assert answer.usage is not None
     assert answer.usage.completion_tokens == 0
+    on = complete(served, logit_bias={str(end): 100}, extra_body={"ignore_eos": True})
+    assert on.choices[0].finish_reason == "length"
+    assert on.usage is not None
+    assert on.usage.completion_tokens == 8
 
 
 def test_best_of_chooses_the_highest_log_probability_per_token(served: TextServer) -> None:

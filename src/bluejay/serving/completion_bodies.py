@@ -12,7 +12,6 @@ from bluejay.serving.sampling_fields import LARGEST, Positive, SamplingFields, w
 DEFAULT_MAX_TOKENS = 16
 REFUSED = {
     "min_tokens": "set logit_bias of the tokens that end a text instead.",
-    "ignore_eos": "set logit_bias of the tokens that end a text to -100 instead.",
     "prompt_logprobs": "set echo and logprobs instead.",
     "bad_words": "set logit_bias of their tokens instead.",
     "guided_json": "set response_format instead.",

@@ -133,6 +133,7 @@ class SamplingFields(FictionFields, frozen=True, kw_only=True):
     grammar: Annotated[str, Meta(description="GBNF or Lark: the text matches it.")] | None = None
     adapter: Annotated[str, Meta(description="Fine-tuned weights, by name.")] | None = None
     timeout_ms: Positive | None = None
+    ignore_eos: Annotated[bool, Meta(description="The ids that end a text do not.")] | None = None
     context_policy: Policy | None = None
     context_keep: Keep | None = None
 
@@ -246,6 +247,7 @@ async def sample_options(
         max_tokens=max_tokens,
         sampling=sampling_params(service, fields),
         stops=stop_strings(service.limits.request, fields.stop),
+        stop_ids=frozenset() if fields.ignore_eos else None,
         constraint=await constraint_maker(service, fields),
         tenant=tenant,
         adapter=service.adapter_of(fields.model, fields.adapter),
