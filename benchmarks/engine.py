@@ -16,6 +16,7 @@ from datetime import date
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 STRETCH, PROMPT = 16, 16
 Log = list[tuple[float, int]]  # when so many new ids came
@@ -31,6 +32,43 @@ def stretches(log: Log, num_texts: int) -> list[float]:
         for begin, end in enumerate(ends)
         if end < len(times)
     ]
+
+
+def random_prompts(allowed: NDArray[np.bool_], count: int) -> list[list[int]]:
+    choices = np.flatnonzero(allowed)
+    return np.random.default_rng(0).choice(choices, (count, PROMPT)).tolist()
+
+
+def loop_rates(
+    runner: Any, allowed: NDArray[np.bool_], prompts: list[list[int]], tokens: int
+) -> list[float]:
+    """Tokens a second of each stretch of the bare loop, without the prompts."""
+    from bluejay.generation.decode_loop import DecodeLoop
+    from bluejay.generation.sampling import Sampler
+    from bluejay.generation.sampling_params import SamplingParams
+
+    count = len(prompts)
+    loop = DecodeLoop(
+        runner,
+        [runner.start(prompt, reserve=tokens) for prompt in prompts],
+        [
+            Sampler(SamplingParams(temperature=0.8, seed=number), allowed=allowed)
+            for number in range(count)
+        ],
+        stop_ids=[frozenset()] * count,
+        max_tokens=[tokens] * count,
+    )
+    left, log = tokens * count - sum(map(len, loop.advance(1))), []
+    while left:
+        num_new = sum(map(len, loop.advance(8)))
+        log.append((time.perf_counter(), num_new))
+        left -= num_new
+    return stretches(log, count)
+
+
+def bare_rate(runner: Any, allowed: NDArray[np.bool_], count: int, tokens: int) -> float:
+    """The median of the stretches of so many texts."""
+    return float(np.median(loop_rates(runner, allowed, random_prompts(allowed, count), tokens)))
 
 
 class Bench:
@@ -54,8 +92,7 @@ class Bench:
             time.sleep(0.05)
 
     def prompts(self, count: int) -> list[list[int]]:
-        choices = np.flatnonzero(self.allowed)
-        return np.random.default_rng(0).choice(choices, (count, PROMPT)).tolist()
+        return random_prompts(self.allowed, count)
 
     def by_engine(self, count: int) -> list[float]:
         from bluejay.generation.engine_requests import EngineRequest, Failed, Finished, NewTokens
@@ -82,26 +119,7 @@ class Bench:
         return stretches([entry for entry in together if begin < entry[0] <= end], count)
 
     def by_loop(self, count: int) -> list[float]:
-        from bluejay.generation.decode_loop import DecodeLoop
-        from bluejay.generation.sampling import Sampler
-        from bluejay.generation.sampling_params import SamplingParams
-
-        loop = DecodeLoop(
-            self.runner,
-            [self.runner.start(prompt, reserve=self.tokens) for prompt in self.prompts(count)],
-            [
-                Sampler(SamplingParams(temperature=0.8, seed=number), allowed=self.allowed)
-                for number in range(count)
-            ],
-            stop_ids=[frozenset()] * count,
-            max_tokens=[self.tokens] * count,
-        )
-        left, log = self.tokens * count - sum(map(len, loop.advance(1))), []
-        while left:
-            num_new = sum(map(len, loop.advance(8)))
-            log.append((time.perf_counter(), num_new))
-            left -= num_new
-        return stretches(log, count)
+        return loop_rates(self.runner, self.allowed, self.prompts(count), self.tokens)
 
 
 def compared(bench: Bench, count: int, rounds: int) -> dict[str, Any]:

