@@ -37,6 +37,7 @@ struct DecoderLayer {
   float* out;           // the same
   const int32_t* starts;  // [batch]: where the first new position stands
   const int32_t* slots;   // [batch]: the cache's row of each sequence; null: its own number
+  int64_t slot_rows;      // rows of [kv_heads, capacity, width] from one slot to the next
   const float *cos, *sin;  // [batch, length, pairs]; no pairs: positions are learned
   Norm attention_norm, feed_forward_norm;
   Linear query, key, value, mix, up, gate, down;
@@ -45,7 +46,7 @@ struct DecoderLayer {
 
   int64_t rows() const { return batch * length; }
   int64_t cache_row(int64_t sequence) const {
-    return slots == nullptr ? sequence : slots[sequence];
+    return slots == nullptr ? sequence : slots[sequence] * slot_rows;
   }
   bool is_gated() const { return activation == Activation::kSiluGated; }
 };

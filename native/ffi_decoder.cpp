@@ -184,6 +184,7 @@ ffi::Error run_slots(bluejay::DecoderLayer l, Rows rows, Starts slots,
   if (*live == 0) return ffi::Error::Success();
   l.batch = *live;
   l.slots = slots.typed_data();
+  l.slot_rows = cache.layers;
   l.capacity = cache.capacity;
   l.cache = cache.kind;
   l.keys = cache.part(cache.keys, layer);
@@ -288,7 +289,7 @@ extern "C" int bluejay_forget_block(int32_t number) {
   return resident_blocks().remove(number) ? 1 : 0;
 }
 
-// Sizes are layers, rows, key/value heads, capacity and width of `bluejay::KeptCache`. The caller
+// Sizes are layers, rows, key/value heads, capacity and width, as `bluejay::KeptCache` has them. The caller
 // keeps the memory where it is until the cache is forgotten.
 extern "C" int32_t bluejay_keep_cache(int32_t bytes_per_value, const int64_t* sizes, void* keys,
                                       void* values, float* key_scales, float* value_scales) {

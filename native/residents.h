@@ -46,18 +46,19 @@ class Residents {
 // A block: the layer's sizes of a call and its arrays beside the parameters are left open.
 using ResidentBlocks = Residents<DecoderLayer>;
 
-// A cache of `layers` layers, each of `rows` sequences.
+// A cache of `rows` sequences. All layers of one lie together, so that what is not used takes no
+// memory, be pages large or small.
 struct KeptCache {
   CacheKind kind;
   int64_t layers, rows, kv_heads, capacity, width;
-  CachePart keys, values;  // [layers, rows, kv_heads, capacity, width], scales without the last
+  CachePart keys, values;  // [rows, layers, kv_heads, capacity, width], scales without the last
 
-  // One layer's part of the keys or the values.
+  // Where one layer of the first row begins.
   CachePart part(const CachePart& whole, int64_t layer) const {
-    const int64_t places = rows * kv_heads * capacity;
+    const int64_t places = layer * kv_heads * capacity;
     const int64_t bytes = kind == CacheKind::kFloat32 ? 4 : kind == CacheKind::kFloat16 ? 2 : 1;
-    return {static_cast<char*>(whole.data) + layer * places * width * bytes,
-            whole.scales == nullptr ? nullptr : whole.scales + layer * places};
+    return {static_cast<char*>(whole.data) + places * width * bytes,
+            whole.scales == nullptr ? nullptr : whole.scales + places};
   }
 };
 

@@ -20,8 +20,8 @@ from bluejay.core.errors import UsageError
 from bluejay.core.failpoints import failpoint
 from bluejay.generation.compile_count import num_compiled_here
 from bluejay.generation.engine_calls import Batch, DeviceCalls, batches_of
+from bluejay.generation.engine_news import News
 from bluejay.generation.engine_requests import (
-    EngineEvent,
     EngineLimits,
     EngineRequest,
     EngineStatus,
@@ -29,8 +29,6 @@ from bluejay.generation.engine_requests import (
     Failed,
     Finished,
     Listener,
-    NewTokens,
-    PromptScores,
 )
 from bluejay.generation.engine_samples import Outcome, Sample
 from bluejay.generation.runner import Runner, require_ids
@@ -51,7 +49,6 @@ from bluejay.model.params import DecoderParams
 # Calls that fail one after the other, without one that succeeds between them, end the engine.
 MOST_FAILURES: Final = 8
 _LOGGER = logging.getLogger(__name__)
-_Event = tuple[Sample, EngineEvent]
 
 
 class _StoppedEarlyError(Exception):
@@ -83,6 +80,8 @@ class SlotEngine:
             context_length=limits.context_length,
             adapters=adapters,
         )
+        self._news = News(self._cancel)
+        self._device.meanwhile = self._news.tell
         self._calls = DeviceCalls(self._device, allowed=allowed)
         self._scheduler = Scheduler(limits, policy)
         self._samples: dict[ScheduledRequest, Sample] = {}
@@ -136,10 +135,11 @@ class SlotEngine:
             )
 
     def drain(self, timeout: float | None = None) -> bool:
-        """Take no more requests and wait for those that run or wait; whether all have ended."""
+        """Take no more requests and wait for those that run or wait; whether all have ended and
+        heard of it."""
         with self._changed:
             self._is_draining = True
-            return self._changed.wait_for(lambda: not self._samples, timeout)
+            return self._changed.wait_for(lambda: not (self._samples or self._news), timeout)
 
     def stop(self, timeout: float | None = None) -> bool:
         """End: whatever still runs or waits fails. Whether the thread has ended in time."""
@@ -203,14 +203,18 @@ class SlotEngine:
 
     def _next_step(self) -> Step | None:
         """Waits for something to do; None at the end."""
-        with self._changed:
-            while not self._is_stopping:
+        while True:
+            with self._changed:
+                if self._is_stopping:
+                    return None
                 step = self._scheduler.next_step()
                 if not isinstance(step, Idle):
                     return step
                 self._calls.interrupt()
-                self._changed.wait()
-        return None
+                if not self._news:
+                    self._changed.notify_all()  # whoever drains: all is told
+                    self._changed.wait()
+            self._news.tell()
 
     def _run(self, step: Step) -> None:
         failpoint("engine-step")
@@ -232,7 +236,7 @@ class SlotEngine:
             with self._changed:
                 self._scheduler.prefilled(step)
                 progress = sample.scheduled.progress
-            self._tell([(sample, progress)])
+            self._news.add(sample, progress)
             if isinstance(step, PrefillChunk) and step.ends_prompts and not sample.is_cancelled:
                 self._apply([self._calls.begin(sample)])
 
@@ -250,19 +254,13 @@ class SlotEngine:
 
     def _apply(self, outcomes: Sequence[Outcome]) -> None:
         """Tell scheduler and listeners what a call brought."""
-        events: list[_Event] = []
         with self._changed:
             for outcome in outcomes:
                 sample = outcome.sample
-                self._scheduler.advanced(sample.scheduled, len(outcome.scores))
-                if outcome.prompt_scores is not None:
-                    events.append((sample, PromptScores(scores=outcome.prompt_scores)))
-                if outcome.scores:
-                    events.append((sample, NewTokens(scores=outcome.scores)))
+                self._news.add(sample, outcome)
+                self._scheduler.advanced(sample.scheduled, outcome.num_new)
                 if outcome.ending is not None:
-                    events.append((sample, outcome.ending))
                     self._end(sample, outcome.ending)
-        self._tell(events)
 
     def _end(self, sample: Sample, ending: Finished | Failed) -> None:
         if isinstance(ending, Finished):
@@ -270,16 +268,6 @@ class SlotEngine:
         else:
             self._scheduler.fail(sample.scheduled)
         self._forget(sample.scheduled)
-
-    def _tell(self, events: Sequence[_Event]) -> None:
-        for sample, event in events:
-            if sample.is_cancelled:
-                continue
-            try:
-                sample.listener(event)
-            except Exception:
-                _LOGGER.exception("A listener failed; its request is cancelled.")
-                self._cancel(sample)
 
     def _try(self, samples: Sequence[Sample], run: Callable[[], None]) -> None:
         """Run a call; if it fails, so do its samples, and those whose slots it took with it."""
@@ -303,9 +291,10 @@ class SlotEngine:
                 ending = Failed(message=message, is_transient=True)
                 for sample in failed:
                     self._end(sample, ending)
+                    self._news.add(sample, ending)
                 if lost.cache:
                     self._scheduler.forget_prefixes()
-            self._tell([(sample, ending) for sample in failed])
+            self._news.tell()
             if self._failures >= MOST_FAILURES:
                 raise
 
@@ -315,4 +304,7 @@ class SlotEngine:
             samples = list(self._samples.values())
             for sample in samples:
                 self._end(sample, ending)
-        self._tell([(sample, ending) for sample in samples])
+                self._news.add(sample, ending)
+        self._news.tell()
+        with self._changed:
+            self._changed.notify_all()

@@ -88,7 +88,6 @@ class DeviceCalls:
             logits = self._device.prefill(step)
         if step.is_last:
             sample.logits[step.slot] = logits
-        logits.block_until_ready()
 
     def begin(self, sample: Sample) -> Outcome:
         """The prompts are in the cache: their scores, and the first choice."""

@@ -15,7 +15,7 @@ MOMENT: Final = 0.01
 # Of the time that the host may take between two calls.
 HOST_SHARE: Final = 0.05
 # Seconds of a call beside its steps: arguments in, choices out (docs/lab-book.md).
-CALL_SECONDS: Final = 2e-4
+CALL_SECONDS: Final = 5e-4
 _READINGS = 9
 
 

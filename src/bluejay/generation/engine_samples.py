@@ -3,7 +3,8 @@
 Axes: V vocabulary  R rows of a call
 """
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -13,9 +14,12 @@ from numpy.typing import NDArray
 
 from bluejay.core.errors import UsageError
 from bluejay.generation.engine_requests import (
+    EngineEvent,
     Failed,
     Finished,
     Listener,
+    NewTokens,
+    PromptScores,
     TokenScore,
 )
 from bluejay.generation.sampling_rows import PENALTIES, active_transforms
@@ -31,12 +35,37 @@ DAMAGED: Final = (
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """What a call brought a sample: ids, perhaps the prompt's scores, perhaps its end."""
+    """What a call brought a sample: ids, perhaps the prompt's scores, perhaps its end.
+
+    The first `num_new` choices of `row` are the sample's. What is told of them is made when it is
+    told: the device does not wait for that.
+    """
 
     sample: "Sample"
-    scores: tuple[TokenScore, ...] = ()
+    choices: HostChoices | None = None
+    row: int = 0
+    num_new: int = 0
     prompt_scores: tuple[TokenScore, ...] | None = None
     ending: Finished | Failed | None = None
+
+    @property
+    def scores(self) -> tuple[TokenScore, ...]:
+        """Of the new ids."""
+        if self.choices is None:
+            return ()
+        wanted = self.sample.request.num_alternatives
+        return tuple(
+            token_score(self.choices, step, self.row, wanted) for step in range(self.num_new)
+        )
+
+    def events(self) -> Iterator[EngineEvent]:
+        """What the listener hears of it, in order."""
+        if self.prompt_scores is not None:
+            yield PromptScores(scores=self.prompt_scores)
+        if self.num_new:
+            yield NewTokens(scores=self.scores)
+        if self.ending is not None:
+            yield self.ending
 
 
 class Sample:
@@ -124,20 +153,25 @@ class Sample:
 
     def take(self, choices: HostChoices, row: int) -> Outcome:
         """Its choices of one call, up to its end."""
-        scores: list[TokenScore] = []
+        before = len(self.ids)
         ending: Finished | Failed | None = None
-        for step in range(len(choices.ids)):
-            score = token_score(choices, step, row, self.request.num_alternatives)
-            if score.logprob is None or not np.isfinite(score.logprob):
+        pairs = zip(choices.ids[:, row].tolist(), choices.logprobs[:, row].tolist(), strict=True)
+        for token, logprob in pairs:
+            if not math.isfinite(logprob):
                 ending = Failed(message=DAMAGED, is_transient=False)
-            elif score.id in self.request.stop_ids:
+            elif token in self.request.stop_ids:
                 ending = Finished(reason="stop")
             else:
-                scores.append(score)
-                ending = self._append(score.id)
+                ending = self._append(token)
             if ending is not None:
                 break
-        return Outcome(sample=self, scores=tuple(scores), ending=ending)
+        return Outcome(
+            sample=self,
+            choices=choices,
+            row=row,
+            num_new=len(self.ids) - before,
+            ending=ending,
+        )
 
     def _append(self, token: int) -> Finished | None:
         self.ids.append(token)

@@ -3,7 +3,7 @@
 Axes: R rows of a call  V vocabulary  T tokens of a chunk
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -68,7 +68,8 @@ class SlotDevice:
     """Runs one decoder over `num_slots` sequences of up to `context_length` tokens.
 
     `allowed` [V] tells which ids may be chosen at all. `adapters` are further parameters of the
-    same shapes by name; None names the runner's own. Used by one thread at a time.
+    same shapes by name; None names the runner's own. Used by one thread at a time, which calls
+    `meanwhile` whenever the device has begun to work and before it waits for the end.
     """
 
     def __init__(
@@ -82,6 +83,7 @@ class SlotDevice:
     ) -> None:
         self.config, self.num_slots = runner.config, num_slots
         self.capacity = -(-context_length // CACHE_BLOCK) * CACHE_BLOCK
+        self.meanwhile: Callable[[], None] = lambda: None
         self._cache_dtype = runner.cache_dtype
         self.is_kept = isinstance(runner.operands.blocks, ResidentBlocks)
         # Whether a position has the bits of a single step in a pass over several.
@@ -112,13 +114,15 @@ class SlotDevice:
         return frozenset(name for name in self._operands if name is not None)
 
     def prefill(self, step: PrefillChunk) -> Float32[Array, "1 V"]:
-        """Run a chunk of a prompt; raw logits behind its last id, still on the device."""
+        """Run a chunk of a prompt; raw logits behind its last id, left on the device."""
         state = SlotState(cache=self._cache)
         ids = _padded_ids([step.ids], step.size)
         params, form = self._params_of(step), self._forms[0]
         found, state = run_chunk(params, ids, _place(step), state=state, form=form)
         self._cache = state.cache
+        self.meanwhile()
         logits: Array = found
+        logits.block_until_ready()
         return logits
 
     def score(self, step: PrefillChunk) -> tuple[Float32[Array, "1 V"], HostChoices]:
@@ -136,6 +140,7 @@ class SlotDevice:
             form=self._forms[1],
         )
         self._cache = state.cache
+        self.meanwhile()
         return logits, unpacked_choices(found)
 
     def copy(self, source: int, target: int, length: int) -> None:
@@ -202,6 +207,7 @@ class SlotDevice:
             form=self._forms[form.has_alternatives],
         )
         self._take(state)
+        self.meanwhile()
         choices = unpacked_choices(found)
         return choices.of_rows(slice(len(rows)) if self.is_kept else places)
 
@@ -224,6 +230,7 @@ class SlotDevice:
             form=self._forms[0],
         )
         self._take(state)
+        self.meanwhile()
         return unpacked_choices(found)
 
     def peek(self, rows: Sequence[SlotRow], *, adapter: str | None = None) -> NDArray[np.float32]:
@@ -236,17 +243,19 @@ class SlotDevice:
             form=self._forms[0],
         )
         self._take(state)
+        self.meanwhile()
         scores: NDArray[np.float32] = np.asarray(found)[places]
         return scores
 
     def recover(self) -> Lost:
         """To be called when a call failed: makes anew what it took with it."""
-        lost_cache, lost_tables = not _is_there(self._cache), not _is_there(self._tables)
-        if lost_cache:
+        lost_cache = not self.is_kept and not _is_there(self._cache)
+        lost_tables = not _is_there(self._tables)
+        if lost_cache or self.is_kept:  # whose number alone may be lost
             self._cache = self._new_cache()
         if lost_tables:
             self._tables = self._new_tables()
-        return Lost(lost_cache and not self.is_kept, lost_tables)
+        return Lost(lost_cache, lost_tables)
 
     def _take(self, state: SlotState) -> None:
         self._cache = state.cache
@@ -273,8 +282,12 @@ class SlotDevice:
 
     def _new_kept_cache(self) -> SlotCache:
         config = self.config
-        heads = (config.num_kv_heads, self.capacity, config.head_dim)
-        return SlotCache((config.num_layers, self.num_slots, *heads), self._cache_dtype)
+        return SlotCache(
+            layers=config.num_layers,
+            rows=self.num_slots,
+            heads=(config.num_kv_heads, self.capacity, config.head_dim),
+            dtype=self._cache_dtype,
+        )
 
     def _new_cache(self) -> SlotsCache:
         if self._kept is not None:

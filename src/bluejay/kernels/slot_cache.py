@@ -3,7 +3,7 @@
 Programs take the number and not the arrays: a call has JAX look at one array where there were two a
 layer, and a call that fails leaves the other rows as they are.
 
-Axes: L layers  R rows  K key/value heads  S capacity in positions  H head width
+Axes: R rows  L layers  K key/value heads  S capacity in positions  H head width
 """
 
 import math
@@ -18,22 +18,22 @@ from bluejay.kernels.library import Library, library
 
 
 class SlotCache:
-    """Zeros of float32, float16 or int8; memory is taken when something is written there.
+    """Keys and values in float32, float16 or int8, [R, L, K, S, H]: all of a row together.
 
-    `sizes` are L, R, K, S and H. The memory is let go with this object, which must live until the
-    last program that has its number has run: later ones are refused.
+    Pages that nothing was written to take no memory. It is let go with this object, which must live
+    until the last program that has its number has run: later ones are refused.
     """
 
-    def __init__(self, sizes: tuple[int, int, int, int, int], dtype: DTypeLike) -> None:
+    def __init__(
+        self, *, layers: int, rows: int, heads: tuple[int, int, int], dtype: DTypeLike
+    ) -> None:
         found = library()
         assert found is not None, "only the native library has such caches"
-        self.sizes = sizes
-        stored = np.dtype(dtype)
-        self._arrays = [_aligned_zeros(sizes, stored) for _ in range(2)]
+        stored, shape = np.dtype(dtype), (rows, layers, *heads)
+        self._arrays = [_aligned(shape, stored) for _ in range(2)]
         if stored == np.int8:
-            scales = np.dtype(np.float32)
-            self._arrays += [_aligned_zeros(sizes[:-1], scales) for _ in range(2)]
-        number = found.keep_cache(stored.itemsize, sizes, self._arrays)
+            self._arrays += [_aligned(shape[:-1], np.dtype(np.float32)) for _ in range(2)]
+        number = found.keep_cache(stored.itemsize, (layers, rows, *heads), self._arrays)
         self.number = np.array([number], np.int32)
         weakref.finalize(self, _forget, found, number, self._arrays)
 
@@ -41,12 +41,13 @@ class SlotCache:
         """Copy the first `length` positions of a row over those of another. No program that
         touches either may run meanwhile."""
         for array in self._arrays:
-            array[:, target, :, :length] = array[:, source, :, :length]
+            array[target, :, :, :length] = array[source, :, :, :length]
 
 
-def _aligned_zeros(shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
+def _aligned(shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
+    # Not zeros: of those NumPy asks no large pages. What was not written is not read.
     length = math.prod(shape) * dtype.itemsize
-    memory = np.zeros(length + ALIGNMENT, np.uint8)
+    memory = np.empty(length + ALIGNMENT, np.uint8)
     begin = -memory.ctypes.data % ALIGNMENT
     return memory[begin : begin + length].view(dtype).reshape(shape)
 
