@@ -131,11 +131,9 @@ def _summed(found: Sequence[Figures]) -> Figures:
 
 def table(rows: Sequence[Figures]) -> str:
     """Markdown, a line for each number of clients and side."""
-    lines = [
-        "| clients | side | tokens/s | ratio | first token ms p50 / p95 "
-         "| between chunks ms p50 / p95 | tokens a chunk |",
-        "|---:|---|---:|---:|---:|---:|---:|",
-    ]
+    columns = ("clients", "side", "tokens/s", "ratio", "first token ms p50 / p95")
+    columns = (*columns, "between chunks ms p50 / p95", "tokens a chunk")
+    lines = [f"| {' | '.join(columns)} |", "|---:|---|---:|---:|---:|---:|---:|"]
     for row in rows:
         for name, side in row["sides"].items():
             first, between = (_two(side.get(k)) for k in ("first_token_ms", "between_tokens_ms"))
@@ -162,7 +160,7 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--clients", default="1,8,32")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=10.0, help="of each measurement")
-    parser.add_argument("--tokens", type=int, default=128, help="of each text of `loop`")
+    parser.add_argument("--tokens", type=int, default=512, help="of each text of `loop`")
     parser.add_argument("--port", type=int, default=9101)
     parser.add_argument("--json", type=Path)
     given = parser.parse_args(argv)

@@ -2,7 +2,7 @@
 
 Few steps let new requests, cancellations and a reader's next word come soon; many leave the host
 less to do. So a call takes as few as keep the host's share small, and never lasts longer than a
-moment.
+moment, or than two steps where these are short enough for a reader.
 """
 
 import math
@@ -12,6 +12,8 @@ from typing import Final
 
 # Seconds that a call may last: what arrives meanwhile waits so long.
 MOMENT: Final = 0.01
+# Seconds that two steps may take together: less than a reader sees (25 words a second).
+PAIR: Final = 0.03
 # Of the time that the host may take between two calls.
 HOST_SHARE: Final = 0.05
 # Seconds of a call beside its steps: arguments in, choices out (docs/lab-book.md).
@@ -34,6 +36,7 @@ class CallPace:
         step = max(median(readings), 1e-6)
         host = CALL_SECONDS + (median(self._between) if self._between else 0.0)
         wanted, fitting = math.ceil(host / (HOST_SHARE * step)), int(MOMENT / step)
+        fitting = max(fitting, 2 if 2 * step <= PAIR else 1)
         return max(1, min(most, wanted, fitting))
 
     def observe_call(self, num_rows: int, *, steps: int, seconds: float) -> None:
