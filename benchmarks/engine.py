@@ -6,6 +6,9 @@ In each round the engine and then the loop write the same number of texts of so 
 from prompts of 16 random ids. While all of them are being written, rates are taken over every
 stretch of 16 tokens a text; given are the median and, because other processes take turns on a
 shared machine, the fastest tenth. Prompts are left out. The loop takes 8 steps a call.
+
+`--mix 8 --seconds 30` gives the engine alone the requests of serve_requests.py instead, so many at
+a time, as serve.py does over HTTP: tokens a second, prompts included (its `--bare-rate`).
 """
 
 import argparse
@@ -17,8 +20,10 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from serve_requests import Mix
 
 STRETCH, PROMPT = 16, 16
+LONGEST, SHARE_OF_CONTEXT = 1024, 0.6  # as serve.py asks
 Log = list[tuple[float, int]]  # when so many new ids came
 
 
@@ -80,9 +85,10 @@ class Bench:
         from bluejay.generation.engine_requests import EngineLimits
 
         model = load(name)
-        self.allowed, self.tokens = model.allowed, tokens
+        self.allowed, self.tokens, self.tokenizer = model.allowed, tokens, model.tokenizer
         self.runner = model.runner.with_rows(slots)
         context = min(2048, self.runner.config.context_length)
+        self.longest = min(LONGEST, int(SHARE_OF_CONTEXT * context))
         self.engine = SlotEngine(
             self.runner,
             allowed=self.allowed,
@@ -122,6 +128,39 @@ class Bench:
         return loop_rates(self.runner, self.allowed, self.prompts(count), self.tokens)
 
 
+def mixed_rate(bench: Bench, clients: int, seconds: float) -> dict[str, Any]:
+    """Tokens a second of the mix, each client's next request when its last one has ended."""
+    from bluejay.generation.engine_requests import EngineRequest, Failed, Finished, NewTokens
+    from bluejay.generation.sampling_params import SamplingParams
+
+    calls, lock, log = Mix(longest=bench.longest).calls(), threading.Lock(), []
+    left, over = threading.Semaphore(0), time.perf_counter() + seconds
+
+    def submit() -> None:
+        with lock:
+            asked = next(calls).document
+        assert asked is not None
+        sampling = SamplingParams(temperature=asked["temperature"], seed=asked["seed"])
+        prompt = bench.tokenizer.encode(asked["prompt"])
+        request = EngineRequest(prompts=[prompt], max_tokens=asked["max_tokens"], sampling=sampling)
+        bench.engine.submit(request, listen)
+
+    def listen(event: object) -> None:
+        if isinstance(event, NewTokens):
+            log.append((time.perf_counter(), len(event.scores)))
+        elif isinstance(event, Finished | Failed):
+            left.release()
+
+    begin = time.perf_counter()
+    for _ in range(clients):
+        submit()
+    while time.perf_counter() < over:
+        left.acquire()
+        submit()
+    num_tokens = sum(number for moment, number in log if moment <= over)
+    return {"clients": clients, "tokens_per_second": round(num_tokens / (over - begin), 1)}
+
+
 def compared(bench: Bench, count: int, rounds: int) -> dict[str, Any]:
     """Rates of both, by turns; the first round only warms up."""
     rates: dict[str, list[float]] = {"engine": [], "loop": []}
@@ -148,7 +187,15 @@ def main() -> None:
     parser.add_argument("--requests", type=int, nargs="+", default=[1, 8, 32])
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--tokens", type=int, default=128)
+    parser.add_argument("--mix", type=int, help="requests at a time")
+    parser.add_argument("--seconds", type=float, default=30.0, help="of --mix")
     given = parser.parse_args()
+    if given.mix:
+        mixed = Bench(given.model, slots=given.mix, tokens=given.tokens)
+        mixed_rate(mixed, given.mix, given.seconds / 5)
+        print(json.dumps(mixed_rate(mixed, given.mix, given.seconds)))
+        mixed.engine.stop(10)
+        return
     bench = Bench(given.model, slots=max(given.requests), tokens=given.tokens)
     print(json.dumps({"model": given.model, "date": date.today().isoformat()}))
     for count in given.requests:
