@@ -211,6 +211,18 @@ ffi::Error decode_slots(Matrix x, Starts starts, Matrix cos, Matrix sin, Starts 
       });
 }
 
+// Whether a call of several steps may take another one. The host writes the word while the call runs.
+// `chosen` only orders things: the question comes behind the step's choices.
+ffi::Error go_on(Starts cache, Starts /*chosen*/, ffi::ResultBuffer<ffi::S32> goes_on) {
+  if (cache.element_count() != 1 || goes_on->element_count() != 1)
+    return wrong("a call asks about one cache");
+  return resident_caches().with(*cache.typed_data(), [&](const bluejay::KeptCache* kept) {
+    if (!kept) return wrong("a cache is gone");
+    *goes_on->typed_data() = __atomic_load_n(kept->halt, __ATOMIC_RELAXED) == 0;
+    return ffi::Error::Success();
+  });
+}
+
 // What the handlers of blocks take and give alike: rows, starts, turns and cache; rows and cache; form.
 template <typename Binding>
 auto with_call(Binding&& bind) {
@@ -285,6 +297,10 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(bluejay_slots_block, decode_slots,
                                   .Ret<Matrix>()
                                   .Attr<int64_t>("layer"));
 
+XLA_FFI_DEFINE_HANDLER_SYMBOL(
+    bluejay_go_on, go_on,
+    ffi::Ffi::Bind().Arg<Starts>().Arg<Starts>().Ret<ffi::Buffer<ffi::S32>>());
+
 extern "C" int bluejay_forget_block(int32_t number) {
   return resident_blocks().remove(number) ? 1 : 0;
 }
@@ -292,12 +308,13 @@ extern "C" int bluejay_forget_block(int32_t number) {
 // Sizes are layers, rows, key/value heads, capacity and width, as `bluejay::KeptCache` has them. The caller
 // keeps the memory where it is until the cache is forgotten.
 extern "C" int32_t bluejay_keep_cache(int32_t bytes_per_value, const int64_t* sizes, void* keys,
-                                      void* values, float* key_scales, float* value_scales) {
+                                      void* values, float* key_scales, float* value_scales,
+                                      const int32_t* halt) {
   const auto kind = bytes_per_value == 4   ? CacheKind::kFloat32
                     : bytes_per_value == 2 ? CacheKind::kFloat16
                                            : CacheKind::kInt8;
   return resident_caches().add({kind, sizes[0], sizes[1], sizes[2], sizes[3], sizes[4],
-                                {keys, key_scales}, {values, value_scales}});
+                                {keys, key_scales}, {values, value_scales}, halt});
 }
 
 // Waits for the calls that use it.

@@ -52,6 +52,7 @@ struct KeptCache {
   CacheKind kind;
   int64_t layers, rows, kv_heads, capacity, width;
   CachePart keys, values;  // [rows, layers, kv_heads, capacity, width], scales without the last
+  const int32_t* halt;     // anything but 0: a call of several steps ends with the one it is at
 
   // Where one layer of the first row begins.
   CachePart part(const CachePart& whole, int64_t layer) const {

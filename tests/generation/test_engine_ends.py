@@ -1,7 +1,9 @@
 """How requests end that do not end by themselves: cancelled, failed, in a batch that fails."""
 
+import threading
 from collections import Counter
 from dataclasses import replace
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +12,7 @@ import pytest
 
 from bluejay.core import failpoints
 from bluejay.generation.engine import SlotEngine
+from bluejay.generation.engine_pace import CallPace
 from bluejay.generation.engine_requests import (
     EngineRequest,
     EngineStoppedError,
@@ -20,8 +23,9 @@ from bluejay.generation.engine_requests import (
 )
 from bluejay.generation.runner import Runner
 from bluejay.generation.sampling_params import SamplingParams
+from bluejay.generation.slot_rows import HostChoices
 from bluejay.kernels.library import cpu_library
-from engine_models import LIMITS, Client, expected, prompts_of, running, wait_until
+from engine_models import LIMITS, PATIENCE, Client, expected, prompts_of, running, wait_until
 from speculation_models import FAMILIES, params_of, runner_of
 
 pytestmark = pytest.mark.skipif(cpu_library() is None, reason="the kernels are not built")
@@ -226,3 +230,37 @@ def test_a_call_is_short_when_others_wait() -> None:
         Client(engine, replace(REQUEST, max_tokens=400), note).wait()
     assert max(sizes) <= 16
     assert np.sum(sizes) == 400
+
+
+def test_a_cancelled_request_and_a_new_one_end_a_long_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Calls here take as many steps as there is room for: who waited for their end would see it."""
+    monkeypatch.setattr(CallPace, "num_steps", lambda _pace, _rows, *, most: most)
+    endless, short = replace(REQUEST, max_tokens=450), replace(NOBODY[0], max_tokens=3)
+    with running(RUNNER) as engine:
+        device, begun, taken = engine._device, threading.Event(), list[int]()
+        decode, halt = device.decode, threading.Event()
+
+        def watched(*arguments: Any, **given: Any) -> HostChoices:
+            begun.set()
+            assert halt.wait(PATIENCE)
+            choices = decode(*arguments, **given)
+            taken.append(len(choices.ids))
+            return choices
+
+        monkeypatch.setattr(device, "decode", watched)
+        for end in ("cancelled", "joined"):
+            begun.clear()
+            halt.clear()
+            first = Client(engine, endless)
+            assert begun.wait(PATIENCE)
+            if end == "cancelled":
+                first.cancel()
+            else:
+                second = Client(engine, short)
+            halt.set()
+            wait_until(lambda: len(taken) > 0)
+            assert taken.pop(0) == 1
+            if end == "joined":
+                assert second.wait().tokens == expected(RUNNER, short)
+                assert first.wait().tokens == expected(RUNNER, endless)
+            taken.clear()

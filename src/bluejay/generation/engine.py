@@ -111,6 +111,7 @@ class SlotEngine:
                 raise EngineStoppedError("The server is shutting down: send the request again.")
             scheduled = self._scheduler.submit(request)
             sample = self._samples[scheduled] = Sample(scheduled, listener)
+            self._device.halt(True)  # it is not to wait for the end of a long call
             self._changed.notify_all()
         return lambda: self._cancel(sample)
 
@@ -171,6 +172,7 @@ class SlotEngine:
         with self._changed:
             self._scheduler.cancel(sample.scheduled)
             self._forget(sample.scheduled)
+            self._device.halt(True)
 
     def _forget(self, scheduled: ScheduledRequest) -> None:
         """A request has ended."""
@@ -245,6 +247,8 @@ class SlotEngine:
         """A call for those that an earlier call of the turn has not taken with it."""
         with self._changed:
             left = tuple(sample for sample in batch.samples if sample.scheduled in self._samples)
+            # Whatever happens from here on, the scheduler does not know of it yet.
+            self._device.halt(False)
         if left:
             self._apply(list(self._calls.run(replace(batch, samples=left))))
 

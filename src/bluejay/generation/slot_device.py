@@ -263,6 +263,12 @@ class SlotDevice:
         scores: NDArray[np.float32] = np.asarray(found)[places]
         return scores
 
+    def halt(self, is_wanted: bool) -> None:
+        """Whether a call of several steps is to end with the one it is at, this one and all later
+        ones. From any thread; has no effect where the cache is not a kept one."""
+        if self._kept is not None:
+            self._kept.halt(is_wanted)
+
     def recover(self) -> Lost:
         """To be called when a call failed: makes anew what it took with it."""
         lost_cache = not self.is_kept and not _is_there(self._cache)

@@ -21,7 +21,7 @@ from bluejay.generation.decode_state import is_stop, no_choices, noted
 from bluejay.generation.sampling import Choices, choose_rows, log_probabilities
 from bluejay.generation.sampling_rows import FILTERS, PENALTIES, SamplingState
 from bluejay.generation.slot_rows import RowInputs, packed_choices
-from bluejay.kernels.decoding import SlotRows, native_decoding
+from bluejay.kernels.decoding import SlotRows, may_go_on, native_decoding
 from bluejay.model.cache import Cache
 from bluejay.model.config import DecoderConfig
 from bluejay.model.decoder import extend, extend_slots, logits
@@ -146,7 +146,8 @@ def decode_rows(
 ) -> tuple[Int32[Array, "..."], SlotState]:
     """Choices, packed, and the state.
 
-    A row takes its `remaining` steps or ends with a stop id; the call ends when no row goes on.
+    A row takes its `remaining` steps or ends with a stop id; the call ends when no row goes on, or
+    with the step in which somebody halts calls over a kept cache.
     """
     remaining, num_chosen = rows.column("remaining"), rows.column("num_chosen")
 
@@ -163,6 +164,8 @@ def decode_rows(
             scores, rows, masks, now.state.tables, num_chosen + now.number, form
         )
         goes_on = (now.number + 1 < remaining) & ~is_stop(choices.ids, rows.stop_ids)
+        if not isinstance(cache, Cache):
+            goes_on &= may_go_on(cache, choices.ids)
         return _Step(
             number=now.number + 1,
             found=noted(now.found, choices, now.number),

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import register_dataclass
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from bluejay.kernels.library import cpu_library
 
@@ -216,6 +216,15 @@ def slots_block(
         x, starts, *turn, blocks.numbers, rows.cache, rows.slots, layer=np.int64(layer)
     )
     return moved
+
+
+def may_go_on(cache: Int[Array, "1"], chosen: Int[Array, "B"]) -> Bool[Array, ""]:
+    """Whether nobody had halted calls over that cache when these ids were chosen."""
+    call = jax.ffi.ffi_call(
+        "bluejay_go_on", jax.ShapeDtypeStruct((), np.int32), has_side_effect=True
+    )
+    found: Array = call(cache, chosen)
+    return found != 0
 
 
 def _block_call(

@@ -31,6 +31,7 @@ _TARGETS = (
     "bluejay_keep_block",
     "bluejay_resident_block",
     "bluejay_slots_block",
+    "bluejay_go_on",
     "bluejay_choose",
 )
 
@@ -73,12 +74,17 @@ class Library:
         self._functions.bluejay_forget_block(ctypes.c_int32(number))
 
     def keep_cache(
-        self, bytes_per_value: int, sizes: Sequence[int], arrays: Sequence[NDArray[Any]]
+        self,
+        bytes_per_value: int,
+        sizes: Sequence[int],
+        arrays: Sequence[NDArray[Any]],
+        *,
+        halt: NDArray[np.int32],
     ) -> int:
         """A number for a cache of these sizes: layers, rows, key/value heads, capacity, width.
 
-        `arrays` are keys, values and, for bytes, their scales; they stay where they are until the
-        cache is forgotten.
+        `arrays` are keys, values and, for bytes, their scales; `halt` is one word that `go_on`
+        reads. All stay where they are until the cache is forgotten.
         """
         addresses = [array.ctypes.data for array in arrays]
         return int(
@@ -86,6 +92,7 @@ class Library:
                 ctypes.c_int32(bytes_per_value),
                 (ctypes.c_int64 * len(sizes))(*sizes),
                 *map(ctypes.c_void_p, [*addresses, None, None][:4]),
+                ctypes.c_void_p(halt.ctypes.data),
             )
         )
 

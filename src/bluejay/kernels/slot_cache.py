@@ -33,9 +33,16 @@ class SlotCache:
         self._arrays = [_aligned(shape, stored) for _ in range(2)]
         if stored == np.int8:
             self._arrays += [_aligned(shape[:-1], np.dtype(np.float32)) for _ in range(2)]
-        number = found.keep_cache(stored.itemsize, (layers, rows, *heads), self._arrays)
+        self._halt = np.zeros(1, np.int32)
+        sizes = (layers, rows, *heads)
+        number = found.keep_cache(stored.itemsize, sizes, self._arrays, halt=self._halt)
         self.number = np.array([number], np.int32)
-        weakref.finalize(self, _forget, found, number, self._arrays)
+        weakref.finalize(self, _forget, found, number, (self._arrays, self._halt))
+
+    def halt(self, is_wanted: bool) -> None:
+        """Whether a call of several steps is to end with the one it is at, this one and all later
+        ones. From any thread."""
+        self._halt[0] = is_wanted
 
     def copy(self, source: int, target: int, length: int) -> None:
         """Copy the first `length` positions of a row over those of another. No program that
