@@ -16,7 +16,7 @@ from bluejay.core.errors import BluejayError
 from bluejay.core.failpoints import failpoint
 from bluejay.generation.engine_pace import CallPace
 from bluejay.generation.engine_requests import Failed, Finished
-from bluejay.generation.engine_samples import DAMAGED, Outcome, Sample
+from bluejay.generation.engine_samples import DAMAGED, Outcome, Sample, own_score
 from bluejay.generation.engine_speculation import LoneSample, known_times
 from bluejay.generation.scheduled_steps import PrefillChunk
 from bluejay.generation.slot_device import CallForm, SlotDevice
@@ -205,10 +205,17 @@ class DeviceCalls:
             begin = end
 
     def _choose_combined(self, sample: Sample, logits: NDArray[np.float32]) -> Outcome:
+        if np.isnan(logits).any():
+            return Outcome(sample=sample, ending=Failed(message=DAMAGED, is_transient=False))
         combined = _guarded(lambda: sample.combined(logits))
         if isinstance(combined, Failed):
             return Outcome(sample=sample, ending=combined)
-        return self._choose(sample, combined)
+        outcome = self._choose(sample, combined)
+        if len(logits) > 1:
+            return outcome
+        wanted = sample.request.num_alternatives
+        scores = [own_score(logits[0], self._allowed, s.id, wanted) for s in outcome.scores]
+        return replace(outcome, scores=tuple(scores))
 
     def _choose(self, sample: Sample, logits: Array | NDArray[np.float32]) -> Outcome:
         """The next id from logits [1, V]."""

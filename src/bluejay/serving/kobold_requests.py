@@ -60,7 +60,7 @@ async def read_generate(
     )
     return GenerateRequest(
         prompt=prompt,
-        options=await _sampled(service, body, options, prompt, seed),
+        options=await _sampled(service, body, options, seed),
         seed=seed,
         kept_stops=stops if keeps_stops else (),
     )
@@ -119,7 +119,7 @@ async def _prompt(service: TextService, body: GenerateBody) -> Prompt:
 
 
 async def _sampled(
-    service: TextService, body: GenerateBody, options: SampleOptions, prompt: Prompt, seed: int
+    service: TextService, body: GenerateBody, options: SampleOptions, seed: int
 ) -> SampleOptions:
     """The options with how ids are chosen."""
     grammar = None
@@ -128,14 +128,14 @@ async def _sampled(
     bias = logit_bias(service, body.logit_bias or {})
     banned = service.conventions.stop_ids if body.use_default_badwordsids else frozenset[int]()
     try:
+        start = None if grammar is None else grammar.start
         if not needs_chain(body) and not banned:
             temperature = 1.0 if body.temperature is None else body.temperature
             sampling = SamplingParams(temperature=temperature, logit_bias=bias, seed=seed)
-            start = None if grammar is None else grammar.start
             return replace(options, sampling=sampling, constraint=start)
         SamplingParams(logit_bias=bias)
     except BluejayError as error:
         raise ApiError(400, str(error), param=str(error).split()[0]) from None
     stages = kobold_stages(body, service.tokenizer, bias=bias, seed=seed)
-    chained = ChainMaker(service, stages, prompt.ids, grammar=grammar, banned=banned)
-    return chained.options(replace(options, sampling=SamplingParams(seed=seed)))
+    chain = ChainMaker(service, stages, constraint=start, banned=banned)
+    return replace(options, chain=chain, sampling=SamplingParams(seed=seed))

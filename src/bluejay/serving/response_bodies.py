@@ -17,7 +17,14 @@ from bluejay.serving.sampling_fields import (
     Temperature,
     TextFormat,
 )
+from bluejay.serving.writer_fields import WriterFields
 
+# What only the other two routes of OpenAI take.
+SAMPLER_NAMES = (
+    *WriterFields.__struct_fields__,
+    *("top_k", "min_p", "typical_p", "repetition_penalty", "presence_penalty"),
+    *("frequency_penalty", "logit_bias"),
+)
 _STATELESS = "nothing is stored: send the whole conversation as input."
 _NO_TOOLS = "these models were not trained to call tools."
 REFUSED = {
@@ -40,6 +47,7 @@ REFUSED = {
     "max_tokens": "set max_output_tokens instead.",
     "n": "use /v1/chat/completions.",
     "stop": "use /v1/chat/completions.",
+    **dict.fromkeys(SAMPLER_NAMES, "use /v1/chat/completions."),
 }
 
 

@@ -14,12 +14,13 @@ from bluejay.core.errors import BluejayError
 from bluejay.generation.engine_requests import Constraint
 from bluejay.generation.sampling_params import MAX_SEED, MAX_TOP_K, SamplingParams
 from bluejay.serving.errors import ApiError
-from bluejay.serving.fiction_fields import FictionFields, require_neutral
 from bluejay.serving.grammars import compiled_grammar
 from bluejay.serving.limits import Limits, RequestLimits
 from bluejay.serving.routes import StrictBody
 from bluejay.serving.samples import SampleOptions
 from bluejay.serving.service import TextService
+from bluejay.serving.writer_fields import WriterFields
+from bluejay.serving.writer_samplers import chain_maker
 from bluejay.text.grammar import JSON_OBJECT, Grammar, json_schema_grammar, rules_grammar
 from bluejay.vocab.quoting import quoted
 
@@ -110,7 +111,7 @@ class StreamOptions(StrictBody, frozen=True, kw_only=True):
     include_usage: bool | None = None
 
 
-class SamplingFields(FictionFields, frozen=True, kw_only=True):
+class SamplingFields(WriterFields, frozen=True, kw_only=True):
     """What `/v1/completions` and `/v1/chat/completions` have in common. null is as if absent."""
 
     model: str | None = None
@@ -145,7 +146,6 @@ _SAMPLING_NAMES = (
 
 def sampling_params(service: TextService, fields: SamplingFields) -> SamplingParams:
     """How ids are chosen. What is absent is the model as it is, with a new seed."""
-    require_neutral(fields)
     chosen = {name: getattr(fields, name) for name in _SAMPLING_NAMES}
     chosen = {name: value for name, value in chosen.items() if value is not None}
     chosen.setdefault("seed", secrets.randbits(_SEED_BITS))
@@ -242,11 +242,14 @@ async def sample_options(
     service: TextService, fields: SamplingFields, *, max_tokens: int, tenant: str
 ) -> SampleOptions:
     """What the fields ask of every sample."""
+    sampling = sampling_params(service, fields)
+    constraint = await constraint_maker(service, fields)
     return SampleOptions(
         max_tokens=max_tokens,
-        sampling=sampling_params(service, fields),
+        sampling=sampling,
         stops=stop_strings(service.limits.request, fields.stop),
-        constraint=await constraint_maker(service, fields),
+        constraint=constraint,
+        chain=await chain_maker(service, fields, sampling, constraint),
         tenant=tenant,
         adapter=service.adapter_of(fields.model, fields.adapter),
     )
