@@ -161,26 +161,6 @@ class Sample:
         ]
 
 
-def own_score(
-    logits: NDArray[np.float32], allowed: NDArray[np.bool_], token: int, wanted: int
-) -> TokenScore:
-    """An id as the model itself scores it by its logits [V], with the `wanted` likeliest ids of the
-    `allowed` ones [V]: for choices from logits that a request's function has changed."""
-    ids = np.flatnonzero(allowed & (logits > -np.inf))
-    scores = logits[ids].astype(np.float64)
-    scores -= scores.max() + np.log(np.exp(scores - scores.max()).sum())
-    count = min(wanted, ids.size)
-    least = np.partition(scores, -count)[-count] if count else np.inf
-    found = np.flatnonzero(scores >= least)
-    best = found[np.lexsort((ids[found], -scores[found]))][:count]
-    own = scores[ids == token]
-    return TokenScore(
-        id=token,
-        logprob=float(own[0]) if own.size else None,
-        alternatives=tuple((int(ids[at]), float(scores[at])) for at in best),
-    )
-
-
 def token_score(choices: HostChoices, step: int, row: int, wanted: int) -> TokenScore:
     """One choice with its first `wanted` alternatives, of which those that are not allowed are
     left out."""
