@@ -55,6 +55,17 @@ class GenerateBody(FictionFields, frozen=True, kw_only=True):
         Annotated[Positive, Meta(description="The context, if it is shorter than the model's.")]
         | None
     ) = None
+    context_policy: (
+        Annotated[
+            Literal["refuse", "trim", "keep"],
+            Meta(
+                description="What happens to a text that does not fit with max_length into the"
+                " context: it is refused, its oldest tokens are left out, or those behind memory,"
+                " which is what happens if absent."
+            ),
+        ]
+        | None
+    ) = None
     n: Positive | None = None
     stop_sequence: str | list[str] | None = None
     trim_stop: Annotated[bool, Meta(description="false keeps the stop sequence.")] | None = None

@@ -96,8 +96,23 @@ async def _prompt(service: TextService, body: GenerateBody) -> Prompt:
             param="max_length",
         )
     memory = body.memory or ""
+    if body.context_policy == "keep" and not memory:
+        raise ApiError(
+            400,
+            "context_policy 'keep' keeps memory, but there is none: send memory, or 'trim'.",
+            param="context_policy",
+        )
     [prompt] = await read_prompts(service, (memory + body.prompt) or None)
-    policy, keep = ("keep", memory) if memory else ("trim", None)
+    if body.context_policy == "refuse" and len(prompt.ids) > context - max_length:
+        raise ApiError(
+            400,
+            f"A prompt of {len(prompt.ids)} tokens and {max_length} new ones exceed the context of"
+            f" {context} tokens: shorten the prompt, lower max_length, or trim it.",
+            param="prompt",
+            code="context_length_exceeded",
+        )
+    keeps = bool(memory) and body.context_policy != "trim"
+    policy, keep = ("keep", memory) if keeps else ("trim", None)
     try:
         # Only to learn how many tokens the memory is.
         found = fit_prompt(service, prompt, max_tokens=0, policy=policy, keep=keep)

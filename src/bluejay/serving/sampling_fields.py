@@ -66,14 +66,15 @@ Policy = Annotated[
     Meta(
         description="What happens to a prompt that does not fit with max_tokens into the context:"
         " it is refused (if absent), its oldest tokens are left out, or those behind a beginning"
-        " that context_keep marks."
+        " that context_keep marks. Of a conversation whole messages, never a system message that it"
+        " begins with."
     ),
 ]
 Keep = Annotated[
     str | Annotated[int, whole(0, LARGEST)],
     Meta(
         description="The beginning that stays: a text that the prompt begins with, or a number of"
-        " tokens."
+        " tokens; of a conversation a number of messages."
     ),
 ]
 
