@@ -36,6 +36,7 @@ SAMPLERS: list[dict[str, Any]] = [
     {"smoothing_factor": 2.0},
     {"banned_strings": ["a", "e", " "]},
     {"repetition_penalty": 1.9, "repetition_penalty_range": 8},
+    {"repeat_penalty": 1.9, "repeat_last_n": 8},
     {"temperature": 1.6, "temperature_last": True, "top_p": 0.4, "frequency_penalty": 0.5},
     {"samplers": ["top_k", "temperature"], "top_k": 5, "temperature": 1.5},
 ]
@@ -199,6 +200,11 @@ REFUSALS: list[tuple[dict[str, Any], str, str]] = [
     ),
     ({"dynamic_temperature": True}, "how far", "dynamic_temperature"),
     ({"repetition_penalty_range": -1}, "from 0 to", "repetition_penalty_range"),
+    ({"repeat_penalty": 1.1, "repetition_penalty": 1.2}, "mean the same", "repeat_penalty"),
+    ({"repeat_penalty": 0}, "from 1e-06 to", "repeat_penalty"),
+    ({"repeat_last_n": 5, "repetition_penalty_range": 5}, "send one", "repeat_last_n"),
+    ({"repeat_last_n": 0, "repeat_penalty": 1.1}, "no token to look at", "repeat_last_n"),
+    ({"sampler_priority": []}, "set samplers instead", "sampler_priority"),
     ({"samplers": ["top_q"]}, "but there are", "samplers"),
     ({"samplers": ["top_k", "top_k"]}, "twice", "samplers"),
     ({"samplers": ["top_k"], "tfs": 0.5}, "leaves out 'tfs'", "samplers"),
@@ -232,7 +238,7 @@ NEUTRAL: dict[str, Any] = {
     "tfs_z": 1, "top_a": 0, "dynamic_temperature": False, "dynatemp_low": 1, "dynatemp_high": 1,
     "dynatemp_range": 0, "dynatemp_exponent": 1, "smoothing_factor": 0, "smoothing_curve": 1,
     "top_n_sigma": 0, "banned_strings": [], "temperature_last": True, "typical_p": 1,
-    "repetition_penalty": 1, "repetition_penalty_range": 1024,
+    "repetition_penalty": 1, "repeat_penalty": 1, "repetition_penalty_range": 1024,
 }  # fmt: skip
 
 
@@ -242,6 +248,7 @@ def test_neutral_values_leave_the_sampling_to_the_engine() -> None:
         own = {"temperature": 0.6, "seed": 9, "top_k": 40, "min_p": 0.1, "frequency_penalty": 0.5}
         own["repetition_penalty"] = 1.2
         neutral = NEUTRAL | {"repetition_penalty_range": 0, "temperature_last": False} | own
+        neutral["repeat_penalty"] = 1.2
         plain = server.post("/v1/completions", prompt="a", **own)
         given = server.post("/v1/completions", prompt="a", **neutral)
         before, after = engine.requests

@@ -19,7 +19,7 @@ from bluejay.serving.limits import Limits, RequestLimits
 from bluejay.serving.routes import StrictBody
 from bluejay.serving.samples import SampleOptions
 from bluejay.serving.service import TextService
-from bluejay.serving.writer_fields import WriterFields
+from bluejay.serving.writer_fields import WriterFields, check_writer, own_or_other
 from bluejay.serving.writer_samplers import chain_maker
 from bluejay.text.grammar import JSON_OBJECT, Grammar, json_schema_grammar, rules_grammar
 from bluejay.vocab.quoting import quoted
@@ -45,7 +45,6 @@ Temperature = Annotated[
 Share = Annotated[float, Meta(extra_json_schema={"exclusiveMinimum": 0, "maximum": 1})]
 MinP = Annotated[float, Meta(extra_json_schema={"minimum": 0, "exclusiveMaximum": 1})]
 TopK = Annotated[int, whole(0, MAX_TOP_K, "0 is off.")]
-Repetition = Annotated[float, Meta(extra_json_schema={"minimum": 1e-6, "maximum": 1e6})]
 Penalty = Annotated[float, Meta(extra_json_schema={"minimum": -2, "maximum": 2})]
 Seed = Annotated[int, whole(0, MAX_SEED, "The same seed gives the same text. A new one if absent.")]
 Bias = Annotated[
@@ -121,7 +120,6 @@ class SamplingFields(WriterFields, frozen=True, kw_only=True):
     top_k: TopK | None = None
     min_p: MinP | None = None
     typical_p: Share | None = None
-    repetition_penalty: Repetition | None = None
     presence_penalty: Penalty | None = None
     frequency_penalty: Penalty | None = None
     logit_bias: Bias | None = None
@@ -147,7 +145,9 @@ _SAMPLING_NAMES = (
 
 def sampling_params(service: TextService, fields: SamplingFields) -> SamplingParams:
     """How ids are chosen. What is absent is the model as it is, with a new seed."""
+    check_writer(fields)
     chosen = {name: getattr(fields, name) for name in _SAMPLING_NAMES}
+    chosen["repetition_penalty"] = own_or_other(fields, "repetition_penalty", 1.0)
     chosen = {name: value for name, value in chosen.items() if value is not None}
     chosen.setdefault("seed", secrets.randbits(_SEED_BITS))
     if chosen.get("temperature", 0) > MAX_TEMPERATURE:

@@ -29,9 +29,42 @@ _RANGES: Final[Mapping[str, tuple[float, float]]] = {
     "dynatemp_low": (0.0, 100.0),
     "dynatemp_high": (0.0, 100.0),
     "repetition_penalty_range": (0, 2**31),
+    "repeat_penalty": (1e-6, 1e6),
+    "repeat_last_n": (-1, 2**31),
     "top_n_sigma": (-1.0, 100.0),
 }
-_SAME: Final[Mapping[str, str]] = {"mirostat_mode": "mirostat", "tfs_z": "tfs"}
+_SAME: Final[Mapping[str, str]] = {
+    "mirostat_mode": "mirostat",
+    "tfs_z": "tfs",
+    "repeat_penalty": "repetition_penalty",
+}
+# Two ways of saying how many tokens are looked at, which do not count alike.
+_ONE_OF: Final = (
+    ("dry_range", "dry_penalty_last_n"),
+    ("repeat_last_n", "repetition_penalty_range"),
+)
+OTHER_NAMES: Final[Mapping[str, str]] = {
+    "max_new_tokens": "set max_tokens instead.",
+    "stopping_strings": "set stop instead.",
+    "grammar_string": "set grammar instead.",
+    "typical": "set typical_p instead.",
+    "rep_pen": "set repetition_penalty instead.",
+    "rep_pen_range": "set repetition_penalty_range instead.",
+    "sampler_seed": "set seed instead.",
+    "sampler_order": "set samplers instead.",
+    "sampler_priority": "set samplers instead.",
+    "nsigma": "set top_n_sigma instead.",
+    "custom_token_bans": "set logit_bias of the tokens to -100, or banned_strings, instead.",
+    "epsilon_cutoff": "set min_p or top_a instead.",
+    "eta_cutoff": "set min_p or top_a instead.",
+    "no_repeat_ngram_size": "set dry_multiplier instead.",
+    "penalty_alpha": "contrastive search is not offered.",
+    "guidance_scale": "guidance by a second prompt is not offered.",
+    "negative_prompt": "guidance by a second prompt is not offered.",
+    "truncation_length": "set context_policy instead.",
+}
+"""Fields of TextGen's and Kobold's clients that OpenAI's routes have by another name or not at all:
+the reasons that their refusal gives."""
 # Of a sampler by its name in an order: the field that turns it on.
 _SWITCHES: Final[Mapping[str, str]] = {
     "dry": "dry_multiplier",
@@ -73,6 +106,10 @@ def _of(name: str, text: str) -> Meta:
 class WriterFields(FictionFields, frozen=True, kw_only=True):
     """Other names of some fields, and some more fields. null is as if absent."""
 
+    repetition_penalty: (
+        Annotated[float, Meta(extra_json_schema={"minimum": 1e-6, "maximum": 1e6})] | None
+    ) = None
+
     mirostat_mode: (
         Annotated[
             int,
@@ -97,6 +134,11 @@ class WriterFields(FictionFields, frozen=True, kw_only=True):
             int,
             _of("repetition_penalty_range", "Of so many tokens; 0, if absent, of all."),
         ]
+        | None
+    ) = None
+    repeat_penalty: Annotated[float, _of("repeat_penalty", "As repetition_penalty.")] | None = None
+    repeat_last_n: (
+        Annotated[int, _of("repeat_last_n", "As repetition_penalty_range, but -1 means all.")]
         | None
     ) = None
     top_n_sigma: Annotated[float, _of("top_n_sigma", "0 or less, if absent, is off.")] | None = None
@@ -131,10 +173,9 @@ def check_writer(fields: WriterFields) -> None:
             param="mirostat_mode",
             code="unsupported_field",
         )
-    if None not in (fields.dry_range, fields.dry_penalty_last_n):
-        raise ApiError(
-            400, "dry_range and dry_penalty_last_n mean the same: send one.", param="dry_range"
-        )
+    for name, other in _ONE_OF:
+        if None not in (getattr(fields, name), getattr(fields, other)):
+            raise ApiError(400, f"{name} and {other} mean the same: send one.", param=name)
 
 
 def writer_values(fields: WriterFields, sampling: SamplingParams) -> dict[str, float]:
@@ -143,9 +184,8 @@ def writer_values(fields: WriterFields, sampling: SamplingParams) -> dict[str, f
         name: default if (given := getattr(fields, name)) is None else given
         for name, default in _DEFAULTS.items()
     }
-    for name, other in _SAME.items():
-        given = getattr(fields, name)
-        values[other] = values[other] if given is None else given
+    for name in ("mirostat", "tfs"):
+        values[name] = own_or_other(fields, name, values[name])
     if fields.dry_range is not None:
         values["dry_penalty_last_n"] = fields.dry_range or -1
     low, high = _temperatures(fields, sampling.temperature, values["dynatemp_range"])
@@ -158,10 +198,24 @@ def writer_values(fields: WriterFields, sampling: SamplingParams) -> dict[str, f
         "min_p": sampling.min_p,
         "typical_p": sampling.typical_p,
         "repetition_penalty": sampling.repetition_penalty,
-        "repetition_last_n": fields.repetition_penalty_range or -1,
+        "repetition_last_n": _last_n(fields),
         "presence_penalty": sampling.presence_penalty,
         "frequency_penalty": sampling.frequency_penalty,
     }
+
+
+def own_or_other(fields: WriterFields, name: str, default: float) -> float:
+    """The value of a field that has two names."""
+    names = (name, *(other for other, own in _SAME.items() if own == name))
+    given = [value for one in names if (value := getattr(fields, one)) is not None]
+    return given[0] if given else default
+
+
+def _last_n(fields: WriterFields) -> int:
+    """How many tokens the repetition penalty looks at; -1 for all."""
+    if fields.repeat_last_n is not None:
+        return fields.repeat_last_n
+    return fields.repetition_penalty_range or -1
 
 
 def switched_on(values: Mapping[str, float], *, bans: bool) -> dict[str, str]:

@@ -21,7 +21,6 @@ from bluejay.serving.writer_fields import (
     DEFAULT_ORDER,
     MIROSTAT_ORDER,
     WriterFields,
-    check_writer,
     switched_on,
     writer_values,
 )
@@ -39,9 +38,8 @@ async def chain_maker(
 ) -> ChainMaker | None:
     """What makes the chain of each sample; None where the engine needs none.
 
-    ApiError 400 for a value out of its range and for samplers that exclude each other.
+    The fields have been checked one by one; ApiError 400 for samplers that exclude each other.
     """
-    check_writer(fields)
     values = writer_values(fields, sampling)
     is_on = switched_on(values, bans=any(fields.banned_strings or ()))
     _check_combinations(values, is_on)
@@ -76,7 +74,7 @@ def _needs_chain(
         return True
     if is_on.keys() - _ENGINES_OWN or is_on.get("temperature") == "dynatemp_range":
         return True
-    has_range = values["repetition_last_n"] > 0 and values["repetition_penalty"] != 1
+    has_range = values["repetition_last_n"] >= 0 and values["repetition_penalty"] != 1
     filtered = is_on.keys() - {"penalties", "temperature"}
     return has_range or bool(fields.temperature_last and "temperature" in is_on and filtered)
 
@@ -137,6 +135,13 @@ def _check_combinations(values: Mapping[str, float], is_on: Mapping[str, str]) -
             "dry_penalty_last_n is 0, so that DRY has no token to look at: send -1 for all of them,"
             " or leave dry_multiplier out.",
             param="dry_penalty_last_n",
+        )
+    if values["repetition_penalty"] != 1 and values["repetition_last_n"] == 0:
+        raise ApiError(
+            400,
+            "repeat_last_n is 0, so that the repetition penalty has no token to look at: send -1"
+            " for all of them, or leave the penalty out.",
+            param="repeat_last_n",
         )
     if values["mirostat"]:
         for name, field in is_on.items():
