@@ -107,7 +107,7 @@ async def _prompt(service: TextService, body: GenerateBody) -> Prompt:
         raise ApiError(
             400,
             f"A prompt of {len(prompt.ids)} tokens and {max_length} new ones exceed the context of"
-            f" {context} tokens: shorten the prompt, lower max_length, or trim it.",
+            f" {context} tokens: shorten the prompt, lower max_length, or let it be trimmed.",
             param="prompt",
             code="context_length_exceeded",
         )
