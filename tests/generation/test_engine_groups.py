@@ -84,6 +84,30 @@ def test_a_function_of_one_prompts_logits_sees_each_of_them_once(engine: SlotEng
     assert len(seen) == PLAIN.max_tokens
 
 
+@native
+def test_probabilities_are_the_models_own_whatever_the_function_left(engine: SlotEngine) -> None:
+    """Even ids only, by a function and by a constraint: the same ids, scored the same."""
+
+    class EvenIds:
+        is_complete = False
+
+        def allowed(self) -> NDArray[np.bool_]:
+            return np.arange(VOCAB) % 2 == 0
+
+        def accept(self, token: int) -> None:
+            assert token % 2 == 0
+
+    def even(logits: NDArray[np.float32]) -> NDArray[np.float32]:
+        return np.where(np.arange(VOCAB) % 2 == 0, logits[0], -np.inf).astype(np.float32)
+
+    asked = replace(PLAIN, num_alternatives=5)
+    by_constraint = Client(engine, replace(asked, constraint=EvenIds())).wait()
+    by_function = Client(engine, replace(asked, combine=even)).wait()
+    assert by_function.tokens == by_constraint.tokens
+    assert any(token.alternatives[0][0] % 2 for token in by_function.tokens)
+    assert engine.status().recompiles == 0
+
+
 @dataclass
 class Alternating:
     """Even ids, then odd ones, and so on; complete after `length` of them."""

@@ -228,6 +228,43 @@ def test_events_of_a_response_are_those_that_the_client_follows(served: TextServ
     assert events[-1].response.usage == whole.usage
 
 
+def test_a_response_has_the_log_probabilities_that_chat_has(served: TextServer) -> None:
+    expected = chat(served, messages=[SAID[1]], logprobs=True, top_logprobs=3).choices[0]
+    assert expected.logprobs is not None
+    given: dict[str, Any] = {
+        "model": "small",
+        "input": "see the sea",
+        "max_output_tokens": 8,
+        "include": ["message.output_text.logprobs"],
+        "top_logprobs": 3,
+        "extra_body": {"seed": 3},
+    }
+    whole = served.client.responses.create(**given)
+    [part] = whole.output[0].content
+    told = [token.model_dump() for token in expected.logprobs.content or ()]
+    assert len(told) == 8
+    assert all(len(token["top_logprobs"]) == 3 for token in told)
+    assert [token.model_dump() for token in part.logprobs] == told
+    assert whole.top_logprobs == 3
+    events = list(served.client.responses.create(**given, stream=True))
+    deltas = [event for event in events if event.type == "response.output_text.delta"]
+    [done] = [event for event in events if event.type == "response.output_text.done"]
+    pieces = [token.model_dump() for event in deltas for token in event.logprobs]
+    assert pieces == [token.model_dump() for token in done.logprobs]
+    assert [(token["token"], token["logprob"]) for token in pieces] == [
+        (token["token"], token["logprob"]) for token in told
+    ]
+    assert [len(token["top_logprobs"]) for token in pieces] == [3] * 8
+    [last], [first] = events[-1].response.output, whole.output
+    assert last.model_dump(exclude={"id"}) == first.model_dump(exclude={"id"})
+    # Without being asked for there are none; and what was answered can be sent back.
+    assert (
+        served.client.responses.create(model="small", input="a").output[0].content[0].logprobs == []
+    )
+    again = [*whole.output, {"role": "user", "content": "more"}]
+    assert served.client.responses.create(model="small", input=again, max_output_tokens=2).output
+
+
 def test_the_clients_own_stream_of_a_response_completes(served: TextServer) -> None:
     schema = {"enum": ["yes", "no"]}
     flat = {"format": {"type": "json_schema", "name": "answer", "schema": schema}}
@@ -271,8 +308,10 @@ CHAT_REFUSALS: list[tuple[dict[str, Any], str, str | None]] = [
     ({"n": 9}, "--max-samples", "n"),
     ({"temperature": 2.01}, "temperature is 2.01", "temperature"),
     ({"stop": ["a"] * 5}, "--max-stop-strings", "stop"),
-    ({"context_policy": "keep", "context_keep": 5}, "trimmed keeps", "context_policy"),
-    ({"top_a": 0.5}, "top_a is 0.5", "top_a"),
+    ({"context_policy": "keep"}, "send both", "context_keep"),
+    ({"context_keep": 1}, "send both", "context_keep"),
+    ({"context_policy": "keep", "context_keep": 5}, "from 0 to 2", "context_keep"),
+    ({"context_policy": "keep", "context_keep": "Be"}, "number of messages", "context_keep"),
     ({"message": []}, "did you mean 'messages'", "message"),
     ({"messages": [{"role": "user", "content": "a" * 32769}]}, "--max-prompt-ch", "messages"),
 ]
@@ -306,7 +345,13 @@ RESPONSE_REFUSALS: list[tuple[dict[str, Any], str, str | None]] = [
     ({"store": True}, "nothing is stored", "store"),
     ({"previous_response_id": "resp_1"}, "nothing is stored", "previous_response_id"),
     ({"tools": [{"type": "web_search"}]}, "length <= 0", "tools"),
-    ({"include": ["message.output_text.logprobs"]}, "length <= 0", "include"),
+    ({"include": ["reasoning.encrypted_content"]}, "invalid enum value", "include[0]"),
+    ({"top_logprobs": 2}, "only of use with include", "top_logprobs"),
+    (
+        {"top_logprobs": 21, "include": ["message.output_text.logprobs"]},
+        "--max-logprobs",
+        "top_logprobs",
+    ),
     ({"reasoning": {}}, "do not reason", "reasoning"),
     ({"max_output_tokens": 0}, "max_output_tokens is 0", "max_output_tokens"),
     ({"max_tokens": 5}, "max_output_tokens", "max_tokens"),

@@ -100,6 +100,26 @@ def test_whole_messages_are_left_out_until_the_rest_fits(
     assert engine.requests[-1].prompts == request.prompts
 
 
+def test_a_marked_beginning_of_a_conversation_stays(
+    polite: tuple[TextServer, FakeEngine],
+) -> None:
+    messages = said(40)
+    request = asked(polite, messages, context_policy="keep", context_keep=4, max_tokens=100)
+    text = TOKENIZER.decode(request.prompts[0])
+    turns = [number for number in range(40) if f"{number:03}xxx" in text]
+    first_kept = turns[3]
+    assert turns[:3] == [0, 1, 2]
+    assert first_kept > 10
+    assert turns[3:] == list(range(first_kept, 40))
+    assert 2048 - 120 < len(request.prompts[0]) + 100 <= 2048
+    # More than fits beside the last one is refused, and a conversation that fits is never cut.
+    body = {"messages": messages, "context_policy": "keep", "max_tokens": 100}
+    error = polite[0].refusal("/v1/chat/completions", **body, context_keep=39)
+    assert error["code"] == "context_length_exceeded"
+    short = asked(polite, said(3), context_policy="keep", context_keep=1)
+    assert TOKENIZER.decode(short.prompts[0]).count("xxx") > 0
+
+
 def test_a_last_message_that_is_too_long_alone_is_refused(
     polite: tuple[TextServer, FakeEngine],
 ) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from bluejay.serving.chat import chat_routes
 from bluejay.serving.completions import completion_routes
 from bluejay.serving.infill import infill_routes
 from bluejay.serving.kobold import kobold_routes
@@ -30,7 +31,10 @@ LITE_EVENT = re.compile(r"^event: (.*)\ndata: (.*)(\r?\n){2}", re.MULTILINE)
 
 
 def routes(service: TextService) -> list[Route]:
-    makers = (completion_routes, model_routes, kobold_routes, infill_routes, token_routes)
+    makers = (
+        *(completion_routes, chat_routes, model_routes, kobold_routes, infill_routes),
+        token_routes,
+    )
     return [route for make in makers for route in make(service)]
 
 

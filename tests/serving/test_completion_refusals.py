@@ -210,23 +210,6 @@ def test_a_prompt_that_does_not_fit_names_all_numbers(served: TextServer) -> Non
         assert served.post("/v1/completions", **body).status == 200
 
 
-@pytest.mark.parametrize(
-    ("name", "value"),
-    [
-        ("dry_multiplier", 0.8),
-        ("xtc_probability", 0.5),
-        ("mirostat", 2),
-        ("tfs", 0.9),
-        ("top_a", 0.2),
-        ("dynatemp_range", 0.5),
-    ],
-)
-def test_samplers_that_are_not_there_are_refused_by_name(
-    served: TextServer, name: str, value: float
-) -> None:
-    refused(served, {"prompt": SECRET, name: value}, part=f"{name} is {value}", param=name)
-
-
 TEXTS = {
     "letters": "a" * 32_768,
     "spaces": " " * 32_768,

@@ -194,6 +194,19 @@ def test_memory_stays_when_the_context_is_full(tiny: Client) -> None:
     assert len(all_of_it) == 2000
 
 
+def test_the_context_policy_of_a_text_that_does_not_fit(tiny: Client) -> None:
+    memory, prompt = "REMEMBER. ", "0123456789" * 30
+    given = {"memory": memory, "prompt": prompt, "max_length": 20, "max_context_length": 100}
+    kept = request_of(tiny, **given, context_policy="keep").prompts[0]
+    assert kept == request_of(tiny, **given).prompts[0]
+    trimmed = request_of(tiny, **given, context_policy="trim").prompts[0]
+    assert small_tokenizer().decode(trimmed[1:]) == prompt[-79:]
+    error = tiny.refusal(GENERATE, **given, context_policy="refuse")
+    assert (error["status"], error["param"]) == (400, "prompt")
+    assert "context of 100 tokens" in error["message"]
+    assert request_of(tiny, prompt="abc", context_policy="refuse").prompts[0]
+
+
 def test_an_empty_prompt_begins_a_document(tiny: Client) -> None:
     assert list(request_of(tiny, prompt="", max_length=3).prompts[0]) == [END]
 
@@ -334,6 +347,11 @@ REFUSALS = [
     ({"max_context_length": 0}, "max_context_length"),
     ({"memory": "m" * 2040, "max_length": 20}, "memory"),
     ({"memory": "m" * 3000}, "memory"),
+    ({"context_policy": "keep"}, "context_policy"),
+    ({"context_policy": "shift"}, "context_policy"),
+    ({"banned_strings": ["x" * 129]}, "banned_strings"),
+    ({"banned_tokens": ["x"] * 257}, "banned_tokens"),
+    ({"dry_sequence_breakers": ["x"] * 65}, "dry_sequence_breakers"),
     ({"n": 9}, "n"),
     ({"n": 0}, "n"),
     ({"mirostat": 1}, "mirostat"),

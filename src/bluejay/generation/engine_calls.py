@@ -6,7 +6,7 @@ Axes: R rows of a call  V vocabulary
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import TypeVar
+from typing import Final, TypeVar
 
 import numpy as np
 from jaxtyping import Array
@@ -15,15 +15,17 @@ from numpy.typing import NDArray
 from bluejay.core.errors import BluejayError
 from bluejay.core.failpoints import failpoint
 from bluejay.generation.engine_pace import CallPace
-from bluejay.generation.engine_requests import Failed, Finished
-from bluejay.generation.engine_samples import DAMAGED, Outcome, Sample
+from bluejay.generation.engine_requests import Failed, Finished, TokenScore
+from bluejay.generation.engine_samples import DAMAGED, Outcome, Sample, token_score
 from bluejay.generation.engine_speculation import LoneSample, known_times
+from bluejay.generation.sampling_params import SamplingParams
 from bluejay.generation.scheduled_steps import PrefillChunk
 from bluejay.generation.slot_device import CallForm, SlotDevice
-from bluejay.generation.slot_rows import HostChoices
+from bluejay.generation.slot_rows import BLANK_SLOT, HostChoices, SlotRow, fixed_numbers
 from bluejay.generation.speculation_length import PassTimes
 
 Found = TypeVar("Found")
+_PLAIN: Final = fixed_numbers(SamplingParams())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -214,10 +216,26 @@ class DeviceCalls:
             begin = end
 
     def _choose_combined(self, sample: Sample, logits: NDArray[np.float32]) -> Outcome:
+        if np.isnan(logits).any():
+            return Outcome(sample=sample, ending=Failed(message=DAMAGED, is_transient=False))
         combined = _guarded(lambda: sample.combined(logits))
         if isinstance(combined, Failed):
             return Outcome(sample=sample, ending=combined)
-        return self._choose(sample, combined)
+        outcome = self._choose(sample, combined)
+        if len(logits) > 1:
+            return outcome
+        scores = tuple(self._own_score(sample, logits, score.id) for score in outcome.scores)
+        return replace(outcome, scores=scores)
+
+    def _own_score(self, sample: Sample, logits: NDArray[np.float32], token: int) -> TokenScore:
+        """An id as the model itself scores it by its logits [1, V], whatever it was chosen from."""
+        only = np.zeros_like(self._allowed)
+        only[token] = True
+        # Of no slot: the tables of none take note of it.
+        row = SlotRow(slot=BLANK_SLOT, fixed=_PLAIN)
+        form = sample.form._replace(is_full=True)
+        choices = self._device.choose_first(logits, row, form, permitted=only[None])
+        return token_score(choices, 0, 0, sample.request.num_alternatives)
 
     def _choose(self, sample: Sample, logits: Array | NDArray[np.float32]) -> Outcome:
         """The next id from logits [1, V]."""

@@ -74,7 +74,8 @@ class EngineRequest:
 
 @dataclass(frozen=True, kw_only=True)
 class TokenScore:
-    """An id with the model's own log probability in nats; None where nothing stands before it.
+    """An id with the model's own log probability in nats; None where nothing stands before it. Of a
+    group of prompts it is that of their combined logits.
 
     `alternatives` are the likeliest (id, log probability) there, best first.
     """

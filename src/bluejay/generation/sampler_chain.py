@@ -101,7 +101,7 @@ class Penalties:
     Repetition divides positive scores and multiplies negative ones, by the whole penalty in the
     nearer half of those ids and in the farther half by the part `slope` of it (1 + (penalty - 1) *
     slope; KoboldCpp's). Presence and frequency are subtracted, once and as often as the id stands
-    there. `last_n` -1 means all ids, 0 none.
+    there. `last_n` -1 means all ids, 0 none; without `counts_prompt` only those that were chosen.
     """
 
     def __init__(
@@ -112,14 +112,16 @@ class Penalties:
         presence: float = 0.0,
         frequency: float = 0.0,
         last_n: int = -1,
+        counts_prompt: bool = True,
     ) -> None:
         self._near = repetition
         self._far = 1 + (repetition - 1) * slope if repetition > 1 else repetition
         self._presence, self._frequency, self._last_n = presence, frequency, last_n
+        self._counts_prompt = counts_prompt
         self._ids: list[int] = []
 
     def begin(self, prompt: Sequence[int]) -> None:
-        self._ids = list(prompt)
+        self._ids = list(prompt) if self._counts_prompt else []
 
     def chosen(self, token: int) -> None:
         self._ids.append(token)

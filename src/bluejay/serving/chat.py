@@ -66,7 +66,7 @@ async def _chat(service: TextService, call: Call[ChatBody]) -> Response:
         service,
         _messages(body),
         max_tokens=_max_tokens(body),
-        trims=body.context_policy == "trim",
+        num_kept=_num_kept(body),
     )
     require_room(service, [prompt], n)
     options = replace(
@@ -164,13 +164,28 @@ def _check_fields(body: ChatBody) -> None:
     """Refuse what is not offered and what excludes each other."""
     require_stream(body)
     require_unstored(body.store)
-    if body.context_policy == "keep" or body.context_keep is not None:
+
+
+def _num_kept(body: ChatBody) -> int | None:
+    """How many messages stay at the beginning of a conversation that is cut; None if it is not."""
+    keep = body.context_keep
+    if (body.context_policy == "keep") != (keep is not None):
         raise ApiError(
             400,
-            "context_policy 'keep' and context_keep are for /v1/completions: a conversation that is"
-            " trimmed keeps its system message.",
-            param="context_policy",
+            "context_keep says how many messages context_policy 'keep' keeps at the beginning: send"
+            " both or neither.",
+            param="context_keep",
         )
+    if keep is None:
+        return 0 if body.context_policy == "trim" else None
+    if not isinstance(keep, int) or not 0 <= keep <= len(body.messages):
+        raise ApiError(
+            400,
+            f"context_keep is {quoted(keep)}, but of a conversation it is the number of messages"
+            f" that stay at the beginning: from 0 to {len(body.messages)}.",
+            param="context_keep",
+        )
+    return keep
 
 
 def _max_tokens(body: ChatBody) -> int | None:

@@ -9,10 +9,12 @@ from bluejay.serving.answers import CompletionUsage
 from bluejay.serving.logprobs import ChatLogprobs
 from bluejay.serving.routes import StrictBody
 from bluejay.serving.sampling_fields import Positive, SamplingFields, whole
+from bluejay.serving.writer_fields import OTHER_NAMES
 
 _TEXT_ONLY = "this server answers with text only."
 _NO_TOOLS = "these models were not trained to call tools."
 REFUSED = {
+    **OTHER_NAMES,
     "audio": _TEXT_ONLY,
     "prediction": "it is not needed: text that repeats the prompt is drafted anyway.",
     "tools": _NO_TOOLS,

@@ -8,12 +8,14 @@ from msgspec import Meta
 from bluejay.serving.answers import CompletionUsage
 from bluejay.serving.logprobs import CompletionLogprobs
 from bluejay.serving.sampling_fields import LARGEST, Positive, SamplingFields, whole
+from bluejay.serving.writer_fields import OTHER_NAMES
 
 DEFAULT_MAX_TOKENS = 16
 REFUSED = {
+    **OTHER_NAMES,
     "min_tokens": "set logit_bias of the tokens that end a text instead.",
     "prompt_logprobs": "set echo and logprobs instead.",
-    "bad_words": "set logit_bias of their tokens instead.",
+    "bad_words": "set banned_strings instead.",
     "guided_json": "set response_format instead.",
     "guided_regex": "set grammar instead.",
     "guided_grammar": "set grammar instead.",

@@ -52,14 +52,15 @@ async def conversation_prompt(
     messages: Sequence[ChatMessage],
     *,
     max_tokens: int | None,
-    trims: bool = False,
+    num_kept: int | None = None,
     param: str = "messages",
     limit_param: str = "max_tokens",
 ) -> tuple[Prompt, int]:
     """The prompt of a conversation and how many tokens its answer may have.
 
-    Without `max_tokens` that is what the context has left. With `trims` the oldest messages are
-    left out until the rest fits; a system message at the beginning stays.
+    Without `max_tokens` that is what the context has left. With `num_kept` the oldest messages
+    are left out until the rest fits, but for the first `num_kept` ones, a system message at the
+    beginning and the last message.
     """
     num_characters = sum(len(message.content) for message in messages)
     service.limits.request.check("prompt_characters", num_characters, param=param)
@@ -70,7 +71,14 @@ async def conversation_prompt(
             param=limit_param,
         )
     return await asyncio.to_thread(
-        partial(_fitted, service, messages, max_tokens=max_tokens, trims=trims, param=param)
+        partial(
+            _fitted,
+            service,
+            messages,
+            max_tokens=max_tokens,
+            num_kept=num_kept,
+            param=param,
+        )
     )
 
 
@@ -79,19 +87,19 @@ def _fitted(
     messages: Sequence[ChatMessage],
     *,
     max_tokens: int | None,
-    trims: bool,
+    num_kept: int | None,
     param: str,
 ) -> tuple[Prompt, int]:
-    context = service.context_length
+    context, trims = service.context_length, num_kept is not None
     least = max_tokens or (min(_LEAST_ROOM, context // 4) if trims else 1)
-    num_system = 1 if messages[0].role == "system" else 0
+    num_first = max(num_kept or 0, 1 if messages[0].role == "system" else 0)
     # The fewest messages left out that make the rest fit: the last one always stays.
-    low, high = 0, len(messages) - num_system - 1 if trims else 0
+    low, high = 0, max(0, len(messages) - num_first - 1) if trims else 0
     while low < high:
         middle = (low + high) // 2
-        fits = len(_read(service, messages, num_system, middle, param).ids) + least <= context
+        fits = len(_read(service, messages, num_first, middle, param).ids) + least <= context
         low, high = (low, middle) if fits else (middle + 1, high)
-    prompt = _read(service, messages, num_system, max(low, 0), param)
+    prompt = _read(service, messages, num_first, low, param)
     room = context - len(prompt.ids)
     if room < least:
         raise ApiError(
@@ -107,11 +115,11 @@ def _fitted(
 def _read(
     service: TextService,
     messages: Sequence[ChatMessage],
-    num_system: int,
+    num_first: int,
     num_left_out: int,
     param: str,
 ) -> Prompt:
-    kept = [*messages[:num_system], *messages[num_system + num_left_out :]]
+    kept = [*messages[:num_first], *messages[num_first + num_left_out :]]
     try:
         prompt = chat_prompt(service.tokenizer, service.chat_template, kept)
     except BluejayError as error:

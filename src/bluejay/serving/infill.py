@@ -114,8 +114,9 @@ async def _sampled(
     assert seed is not None
     stages = infill_stages(body, service.tokenizer, stop_ids=prompt.stop_ids, seed=seed)
     banned = prompt.stop_ids if body.ignore_eos else ()
-    maker = ChainMaker(service, stages, prompt.ids, grammar=grammar, banned=banned)
-    return replace(maker.options(options), sampling=SamplingParams(seed=seed))
+    start = None if grammar is None else grammar.start
+    chain = ChainMaker(service, stages, constraint=start, banned=banned)
+    return replace(options, chain=chain, sampling=SamplingParams(seed=seed))
 
 
 @dataclass(kw_only=True)

@@ -1,19 +1,17 @@
 """What `/infill` takes, in llama.cpp's names, and how its samplers are a chain of ours."""
 
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from collections.abc import Callable
 from typing import Annotated, Any, Final
 
 import msgspec
 from msgspec import Meta
 
-from bluejay.generation import candidates as filters
-from bluejay.generation.candidates import Sampler
-from bluejay.generation.sampler_chain import ExcludeTopChoices, Filter, Penalties, Stage
+from bluejay.generation.sampler_chain import Stage
 from bluejay.serving.errors import ApiError
+from bluejay.serving.fiction_fields import require_ranges, sequence_breakers
+from bluejay.serving.named_samplers import SamplerSettings, named_stages
 from bluejay.serving.routes import StrictBody
 from bluejay.serving.sampling_fields import whole
-from bluejay.text.text_samplers import Infill, repeated_sequences
 from bluejay.vocab.tokenizer import Tokenizer
 
 DEFAULT_N_PREDICT: Final = 128
@@ -21,7 +19,16 @@ DEFAULT_SAMPLERS: Final = (
     *("penalties", "dry", "top_n_sigma", "top_k", "typ_p", "top_p", "min_p", "xtc"),
     "temperature",
 )
+SAMPLERS: Final = (*DEFAULT_SAMPLERS, "typical_p", "infill")
+_NOT_HERE: Final = "only /v1/completions, /v1/chat/completions and the Kobold API have it."
 REFUSED: Final = {
+    "mirostat_mode": _NOT_HERE,
+    "mirostat_tau": _NOT_HERE,
+    "mirostat_eta": _NOT_HERE,
+    "tfs": _NOT_HERE,
+    "tfs_z": _NOT_HERE,
+    "top_a": _NOT_HERE,
+    "banned_strings": _NOT_HERE,
     "n_probs": "the answer is text only: use /v1/completions for log probabilities.",
     "return_tokens": "the answer is text only: use /tokenize.",
     "timings_per_token": "timings come once, with the answer.",
@@ -170,17 +177,13 @@ _BOUNDS: Final[dict[str, tuple[int, int]]] = {
 def check_infill(body: InfillBody) -> None:
     """Refuse a value out of its range, and a sampler that is not there, by name."""
     ranges = {name: (low, high) for name, (_, low, high) in _NUMBERS.items()} | _BOUNDS
-    for name, (low, high) in ranges.items():
-        value = getattr(body, name)
-        if value is not None and not low <= value <= high:
-            raise ApiError(
-                400, f"{name} is {value}, but it must be from {low:g} to {high:g}.", param=name
-            )
+    require_ranges(body, ranges)
+    sequence_breakers(body.dry_sequence_breakers)
     for name in body.samplers or ():
-        if name not in _STAGES:
+        if name not in SAMPLERS:
             raise ApiError(
                 400,
-                f"samplers has {name[:40]!r}, but there are {', '.join(_STAGES)}.",
+                f"samplers has {name[:40]!r}, but there are {', '.join(SAMPLERS)}.",
                 param="samplers",
             )
     if body.stream:
@@ -205,80 +208,23 @@ def infill_stages(
         name: default if (given := getattr(body, name)) is None else given
         for name, (default, _, _) in _NUMBERS.items()
     }
+    temperature, reach = values["temperature"], values["dynatemp_range"]
+    values |= {
+        "temperature_low": max(0.0, temperature - reach),
+        "temperature_high": temperature + reach,
+        "repetition_penalty": values["repeat_penalty"],
+        "repetition_last_n": values["repeat_last_n"],
+    }
+    breakers = sequence_breakers(body.dry_sequence_breakers)
 
     def make(sample: int) -> list[Stage]:
-        stages: list[Stage] = []
-        for name in names:
-            match name:
-                case "infill":
-                    stages.append(Infill(tokenizer, stop_ids))
-                case "dry":
-                    stages += _dry(values, body.dry_sequence_breakers, tokenizer)
-                case "xtc":
-                    stages.append(
-                        ExcludeTopChoices(
-                            probability=values["xtc_probability"],
-                            threshold=values["xtc_threshold"],
-                            seed=(seed, sample),
-                        )
-                    )
-                case _:
-                    stages.append(_STAGES[name](values))
-        return stages
+        settings = SamplerSettings(
+            values=values,
+            tokenizer=tokenizer,
+            seed=(seed, sample),
+            breakers=breakers,
+            stop_ids=stop_ids,
+        )
+        return [stage for name in names for stage in named_stages(name, settings)]
 
     return make
-
-
-def _penalties(values: Mapping[str, float]) -> Stage:
-    return Penalties(
-        repetition=values["repeat_penalty"],
-        presence=values["presence_penalty"],
-        frequency=values["frequency_penalty"],
-        last_n=int(values["repeat_last_n"]),
-    )
-
-
-def _temperature(values: Mapping[str, float]) -> Stage:
-    temperature, reach = values["temperature"], values["dynatemp_range"]
-    sampler: Sampler = partial(filters.scale, temperature=temperature)
-    if reach > 0:
-        sampler = filters.dynamic_temperature(
-            max(0.0, temperature - reach), temperature + reach, values["dynatemp_exponent"]
-        )
-    return Filter(sampler)
-
-
-def _dry(
-    values: Mapping[str, float], breakers: Sequence[str] | None, tokenizer: Tokenizer
-) -> list[Stage]:
-    if values["dry_multiplier"] <= 0:
-        return []
-    return [
-        repeated_sequences(
-            tokenizer,
-            multiplier=values["dry_multiplier"],
-            base=values["dry_base"],
-            allowed_length=int(values["dry_allowed_length"]),
-            last_n=int(values["dry_penalty_last_n"]),
-            breakers=("\n", ":", '"', "*") if breakers is None else breakers,
-        )
-    ]
-
-
-def _unused(values: Mapping[str, float]) -> Stage:
-    raise AssertionError("made where it is asked for")
-
-
-_STAGES: Final[Mapping[str, Callable[[Mapping[str, float]], Stage]]] = {
-    "penalties": _penalties,
-    "dry": _unused,
-    "top_n_sigma": lambda v: Filter(partial(filters.top_n_sigma, n=v["top_n_sigma"])),
-    "top_k": lambda v: Filter(partial(filters.top_k, k=int(v["top_k"]))),
-    "typ_p": lambda v: Filter(partial(filters.typical, p=v["typical_p"])),
-    "typical_p": lambda v: Filter(partial(filters.typical, p=v["typical_p"])),
-    "top_p": lambda v: Filter(partial(filters.top_p, p=v["top_p"])),
-    "min_p": lambda v: Filter(partial(filters.min_p, p=v["min_p"])),
-    "xtc": _unused,
-    "temperature": _temperature,
-    "infill": _unused,
-}

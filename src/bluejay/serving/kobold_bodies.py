@@ -12,7 +12,14 @@ import msgspec
 from msgspec import Meta
 
 from bluejay.serving.errors import ApiError
-from bluejay.serving.fiction_fields import FictionFields
+from bluejay.serving.fiction_fields import (
+    MOST_BANNED,
+    FictionFields,
+    check_fiction,
+    check_texts,
+    require_ranges,
+    unsupported,
+)
 from bluejay.serving.logprobs import ChatTokenLogprob
 from bluejay.serving.routes import StrictBody
 from bluejay.serving.sampling_fields import Positive, whole
@@ -46,6 +53,17 @@ class GenerateBody(FictionFields, frozen=True, kw_only=True):
     )
     max_context_length: (
         Annotated[Positive, Meta(description="The context, if it is shorter than the model's.")]
+        | None
+    ) = None
+    context_policy: (
+        Annotated[
+            Literal["refuse", "trim", "keep"],
+            Meta(
+                description="What happens to a text that does not fit with max_length into the"
+                " context: it is refused, its oldest tokens are left out, or those behind memory,"
+                " which is what happens if absent."
+            ),
+        ]
         | None
     ) = None
     n: Positive | None = None
@@ -88,11 +106,7 @@ class GenerateBody(FictionFields, frozen=True, kw_only=True):
     rep_pen_range: int | None = None
     rep_pen_slope: float | None = None
     presence_penalty: float | None = None
-    smoothing_factor: float | None = None
-    smoothing_curve: float | None = None
-    mirostat: Annotated[int, Meta(description="0 or 2; then no other filter runs.")] | None = None
     banned_tokens: Annotated[list[str], Meta(description="Texts that do not come.")] | None = None
-    banned_strings: list[str] | None = None
     logit_bias: dict[str, float] | None = None
 
     use_story: bool | None = None
@@ -129,26 +143,12 @@ _RANGES: Final = {
     "top_p": (0.0, 1.0),
     "min_p": (0.0, 1.0),
     "typical": (0.0, 1.0),
-    "tfs": (0.0, 1.0),
-    "top_a": (0.0, 100.0),
     "top_k": (0, 2**31),
     "nsigma": (-1.0, 100.0),
     "rep_pen": (0.01, 100.0),
     "rep_pen_range": (-1, 2**31),
     "rep_pen_slope": (0.0, 10.0),
     "presence_penalty": (-10.0, 10.0),
-    "dynatemp_range": (-100.0, 100.0),
-    "dynatemp_exponent": (0.0, 100.0),
-    "smoothing_factor": (0.0, 100.0),
-    "smoothing_curve": (0.01, 100.0),
-    "mirostat_tau": (0.0, 100.0),
-    "mirostat_eta": (0.0, 10.0),
-    "dry_multiplier": (0.0, 100.0),
-    "dry_base": (0.0, 100.0),
-    "dry_allowed_length": (0, 2**31),
-    "dry_penalty_last_n": (-1, 2**31),
-    "xtc_probability": (0.0, 1.0),
-    "xtc_threshold": (0.0, 1.0),
     "sampler_seed": (-1, 2**53),
 }
 
@@ -158,17 +158,12 @@ def check_generate(body: GenerateBody) -> None:
     for name, (neutral, reason) in _NEUTRAL.items():
         value = getattr(body, name)
         if value is not None and value not in neutral:
-            raise _unsupported(name, value, reason)
-    for name, (low, high) in _RANGES.items():
-        value = getattr(body, name)
-        if value is not None and not low <= value <= high:
-            raise ApiError(
-                400, f"{name} is {value}, but it must be from {low:g} to {high:g}.", param=name
-            )
-    if body.mirostat not in (None, 0, 2):
-        raise _unsupported("mirostat", body.mirostat, "send 2, which replaced it, or 0.")
+            raise unsupported(name, value, reason)
+    require_ranges(body, _RANGES)
+    check_fiction(body)
+    check_texts("banned_tokens", body.banned_tokens or (), MOST_BANNED)
     if body.adaptive_target is not None and body.adaptive_target > 0:
-        raise _unsupported("adaptive_target", body.adaptive_target, "send -1, which turns it off.")
+        raise unsupported("adaptive_target", body.adaptive_target, "send -1, which turns it off.")
     for name in ("n", "max_length", "max_context_length"):
         if (value := getattr(body, name)) is not None and value < 1:
             raise ApiError(400, f"{name} is {value}, but it must be at least 1.", param=name)
@@ -194,15 +189,6 @@ def checked_order(body: GenerateBody) -> tuple[int, ...]:
             param="sampler_order",
         )
     return order
-
-
-def _unsupported(name: str, value: object, reason: str) -> ApiError:
-    return ApiError(
-        400,
-        f"{name} is {str(value)[:50]!r}, which is not supported: {reason}",
-        param=name,
-        code="unsupported_field",
-    )
 
 
 class KoboldLogprobs(msgspec.Struct, frozen=True, kw_only=True):

@@ -60,7 +60,7 @@ async def read_generate(
     )
     return GenerateRequest(
         prompt=prompt,
-        options=await _sampled(service, body, options, prompt, seed),
+        options=await _sampled(service, body, options, seed),
         seed=seed,
         kept_stops=stops if keeps_stops else (),
     )
@@ -96,8 +96,23 @@ async def _prompt(service: TextService, body: GenerateBody) -> Prompt:
             param="max_length",
         )
     memory = body.memory or ""
+    if body.context_policy == "keep" and not memory:
+        raise ApiError(
+            400,
+            "context_policy 'keep' keeps memory, but there is none: send memory, or 'trim'.",
+            param="context_policy",
+        )
     [prompt] = await read_prompts(service, (memory + body.prompt) or None)
-    policy, keep = ("keep", memory) if memory else ("trim", None)
+    if body.context_policy == "refuse" and len(prompt.ids) > context - max_length:
+        raise ApiError(
+            400,
+            f"A prompt of {len(prompt.ids)} tokens and {max_length} new ones exceed the context of"
+            f" {context} tokens: shorten the prompt, lower max_length, or let it be trimmed.",
+            param="prompt",
+            code="context_length_exceeded",
+        )
+    keeps = bool(memory) and body.context_policy != "trim"
+    policy, keep = ("keep", memory) if keeps else ("trim", None)
     try:
         # Only to learn how many tokens the memory is.
         found = fit_prompt(service, prompt, max_tokens=0, policy=policy, keep=keep)
@@ -119,7 +134,7 @@ async def _prompt(service: TextService, body: GenerateBody) -> Prompt:
 
 
 async def _sampled(
-    service: TextService, body: GenerateBody, options: SampleOptions, prompt: Prompt, seed: int
+    service: TextService, body: GenerateBody, options: SampleOptions, seed: int
 ) -> SampleOptions:
     """The options with how ids are chosen."""
     grammar = None
@@ -128,14 +143,14 @@ async def _sampled(
     bias = logit_bias(service, body.logit_bias or {})
     banned = service.conventions.stop_ids if body.use_default_badwordsids else frozenset[int]()
     try:
+        start = None if grammar is None else grammar.start
         if not needs_chain(body) and not banned:
             temperature = 1.0 if body.temperature is None else body.temperature
             sampling = SamplingParams(temperature=temperature, logit_bias=bias, seed=seed)
-            start = None if grammar is None else grammar.start
             return replace(options, sampling=sampling, constraint=start)
         SamplingParams(logit_bias=bias)
     except BluejayError as error:
         raise ApiError(400, str(error), param=str(error).split()[0]) from None
     stages = kobold_stages(body, service.tokenizer, bias=bias, seed=seed)
-    chained = ChainMaker(service, stages, prompt.ids, grammar=grammar, banned=banned)
-    return chained.options(replace(options, sampling=SamplingParams(seed=seed)))
+    chain = ChainMaker(service, stages, constraint=start, banned=banned)
+    return replace(options, chain=chain, sampling=SamplingParams(seed=seed))

@@ -17,12 +17,12 @@ from bluejay.generation.sampler_chain import (
     Penalties,
     Stage,
 )
+from bluejay.serving.fiction_fields import sequence_breakers
 from bluejay.serving.kobold_bodies import GenerateBody, checked_order
 from bluejay.text.text_samplers import BannedStrings, repeated_sequences
 from bluejay.vocab.tokenizer import Tokenizer
 
 Number = TypeVar("Number", int, float)
-_DRY_BREAKERS = ("\n", ":", '"', "*")
 
 
 def kobold_stages(
@@ -64,7 +64,6 @@ def _first(body: GenerateBody, tokenizer: Tokenizer) -> list[Stage]:
     if _or(body.nsigma, 0.0) > 0:
         stages.append(Filter(partial(filters.top_n_sigma, n=_or(body.nsigma, 0.0))))
     if multiplier := _or(body.dry_multiplier, 0.0):
-        breakers = body.dry_sequence_breakers
         stages.append(
             repeated_sequences(
                 tokenizer,
@@ -72,7 +71,7 @@ def _first(body: GenerateBody, tokenizer: Tokenizer) -> list[Stage]:
                 base=_or(body.dry_base, 1.75),
                 allowed_length=_or(body.dry_allowed_length, 2),
                 last_n=_or(body.dry_penalty_last_n, -1),
-                breakers=_DRY_BREAKERS if breakers is None else breakers,
+                breakers=sequence_breakers(body.dry_sequence_breakers),
             )
         )
     banned = [*(body.banned_tokens or ()), *(body.banned_strings or ())]

@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
+from bluejay.serving.logprobs import ChatTokenLogprob
 from bluejay.serving.routes import StrictBody
 from bluejay.serving.sampling_fields import (
     JsonObjectFormat,
@@ -16,8 +17,16 @@ from bluejay.serving.sampling_fields import (
     Share,
     Temperature,
     TextFormat,
+    whole,
 )
+from bluejay.serving.writer_fields import WriterFields
 
+# What only the other two routes of OpenAI take.
+SAMPLER_NAMES = (
+    *WriterFields.__struct_fields__,
+    *("top_k", "min_p", "typical_p", "repetition_penalty", "presence_penalty"),
+    *("frequency_penalty", "logit_bias"),
+)
 _STATELESS = "nothing is stored: send the whole conversation as input."
 _NO_TOOLS = "these models were not trained to call tools."
 REFUSED = {
@@ -30,7 +39,6 @@ REFUSED = {
     "parallel_tool_calls": _NO_TOOLS,
     "max_tool_calls": _NO_TOOLS,
     "reasoning": "these models do not reason apart from their answer.",
-    "top_logprobs": "use /v1/chat/completions.",
     "service_tier": "there is one tier.",
     "prompt_cache_key": "prompts are reused without one.",
     "prompt_cache_retention": "prompts are reused as long as there is room.",
@@ -40,6 +48,7 @@ REFUSED = {
     "max_tokens": "set max_output_tokens instead.",
     "n": "use /v1/chat/completions.",
     "stop": "use /v1/chat/completions.",
+    **dict.fromkeys(SAMPLER_NAMES, "use /v1/chat/completions."),
 }
 
 
@@ -54,7 +63,9 @@ class OutputText(StrictBody, frozen=True, kw_only=True, tag_field="type", tag="o
 
     text: str
     annotations: Annotated[list[Any], Meta(max_length=0)] = msgspec.field(default_factory=list)
-    logprobs: Annotated[list[Any], Meta(max_length=0)] | None = None
+    logprobs: (
+        Annotated[list[Any], Meta(description="Taken: they say nothing to a model.")] | None
+    ) = None
 
 
 class InputMessage(StrictBody, frozen=True, kw_only=True):
@@ -118,7 +129,16 @@ class ResponseBody(StrictBody, frozen=True, kw_only=True):
     ) = None
     store: Annotated[bool, Meta(description="Nothing is stored: true is refused.")] | None = None
     tools: Annotated[list[Any], Meta(max_length=0)] | None = None
-    include: Annotated[list[Any], Meta(max_length=0)] | None = None
+    include: list[Literal["message.output_text.logprobs"]] | None = None
+    top_logprobs: (
+        Annotated[
+            int,
+            whole(
+                0, 20, "So many alternatives come with each token, if include asks for logprobs."
+            ),
+        ]
+        | None
+    ) = None
     user: Annotated[str, Meta(description="Taken, and not used for anything.")] | None = None
     adapter: Annotated[str, Meta(description="Fine-tuned weights, by name.")] | None = None
     timeout_ms: Positive | None = None
@@ -129,7 +149,7 @@ class AnswerText(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", ta
 
     text: str
     annotations: list[Any] = []
-    logprobs: list[Any] = []
+    logprobs: list[ChatTokenLogprob] = []
 
 
 class AnswerItem(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="message"):
@@ -184,6 +204,7 @@ class ResponseAnswer(msgspec.Struct, frozen=True, kw_only=True):
     top_p: float
     text: dict[str, Any]
     truncation: Literal["disabled", "auto"]
+    top_logprobs: int = 0
     incomplete_details: IncompleteDetails | None = None
     usage: ResponseUsage | None = None
     object: Literal["response"] = "response"

@@ -13,6 +13,8 @@ from starlette.responses import Response
 from bluejay.generation.engine_requests import FinishReason
 from bluejay.serving.answers import send_stream, send_whole
 from bluejay.serving.conversations import AnswerOpening, conversation_prompt, require_unstored, said
+from bluejay.serving.errors import ApiError
+from bluejay.serving.logprobs import ChatTokenLogprob, chat_logprobs
 from bluejay.serving.prompts import require_room
 from bluejay.serving.response_bodies import (
     REFUSED,
@@ -27,16 +29,18 @@ from bluejay.serving.response_bodies import (
     TextConfig,
 )
 from bluejay.serving.routes import Call, Route
-from bluejay.serving.samples import SampleRun, TokenUsage
+from bluejay.serving.samples import FinishedSample, SampleRun, TokenUsage
 from bluejay.serving.sampling_fields import (
     SamplingFields,
     TextFormat,
+    alternative_count,
     sample_options,
     timeout_seconds,
 )
 from bluejay.serving.service import TextService
 from bluejay.serving.sse import Event
 from bluejay.text.chat_templates import ChatMessage
+from bluejay.text.sample_writer import TextPiece
 
 Status = Literal["in_progress", "completed", "incomplete"]
 
@@ -66,12 +70,17 @@ async def _respond(service: TextService, call: Call[ResponseBody]) -> Response:
         service,
         _messages(body),
         max_tokens=body.max_output_tokens,
-        trims=body.truncation == "auto",
+        num_kept=0 if body.truncation == "auto" else None,
         param="input",
         limit_param="max_output_tokens",
     )
     require_room(service, [prompt], 1)
-    options = replace(options, max_tokens=max_tokens, stops=service.chat_template.stops)
+    options = replace(
+        options,
+        max_tokens=max_tokens,
+        num_alternatives=_num_alternatives(service, body),
+        stops=service.chat_template.stops,
+    )
     run = SampleRun(service, [prompt.ids], options, record=call.record)
     writer = _Writer(service, call)
     if body.stream:
@@ -80,7 +89,7 @@ async def _respond(service: TextService, call: Call[ResponseBody]) -> Response:
     return await send_whole(
         call,
         run,
-        lambda samples: writer.whole(samples[0].piece.text, samples[0].finish_reason, run.usage),
+        lambda samples: writer.whole(samples[0], run.usage),
         seconds=seconds,
     )
 
@@ -94,10 +103,11 @@ class _Writer:
         self._opening = AnswerOpening(service.chat_template)
         self._numbers = count()
 
-    def whole(self, text: str, reason: FinishReason, usage: TokenUsage) -> ResponseAnswer:
+    def whole(self, sample: FinishedSample, usage: TokenUsage) -> ResponseAnswer:
         """The answer that comes at once."""
-        status: Status = "completed" if reason == "stop" else "incomplete"
-        item = self._item(status, [AnswerText(text=self._opening.take(text))])
+        text = self._opening.take(sample.piece.text)
+        status: Status = "completed" if sample.finish_reason == "stop" else "incomplete"
+        item = self._item(status, [AnswerText(text=text, logprobs=self._logprobs(sample.piece))])
         return self._answer(status, [item], usage)
 
     async def events(self, run: SampleRun) -> AsyncGenerator[Event, None]:
@@ -109,21 +119,30 @@ class _Writer:
             "response.output_item.added", output_index=0, item=self._item("in_progress", [])
         )
         yield self._part_event("response.content_part.added", part=AnswerText(text=""))
-        pieces, reason = [], None
+        pieces: list[str] = []
+        logprobs: list[ChatTokenLogprob] = []
+        reason: FinishReason | None = None
         async for delta in run.deltas():
-            piece = self._opening.take(delta.piece.text)
+            piece, new = self._opening.take(delta.piece.text), self._logprobs(delta.piece)
             reason = delta.finish_reason
-            if piece:
+            if piece or new:
                 pieces.append(piece)
-                yield self._part_event("response.output_text.delta", delta=piece, logprobs=[])
+                logprobs += new
+                yield self._part_event("response.output_text.delta", delta=piece, logprobs=new)
         text = "".join(pieces)
-        yield self._part_event("response.output_text.done", text=text, logprobs=[])
-        yield self._part_event("response.content_part.done", part=AnswerText(text=text))
+        yield self._part_event("response.output_text.done", text=text, logprobs=logprobs)
+        part = AnswerText(text=text, logprobs=logprobs)
+        yield self._part_event("response.content_part.done", part=part)
         status: Status = "completed" if reason == "stop" else "incomplete"
-        item = self._item(status, [AnswerText(text=text)])
+        item = self._item(status, [part])
         yield self._event("response.output_item.done", output_index=0, item=item)
         answer = self._answer(status, [item], run.usage)
         yield self._event(f"response.{status}", response=answer)
+
+    def _logprobs(self, piece: TextPiece) -> list[ChatTokenLogprob]:
+        if not self._body.include:
+            return []
+        return chat_logprobs(self._service.tokenizer, piece.tokens).content
 
     def _event(self, name: str, **fields: Any) -> Event:
         data = {"type": name, "sequence_number": next(self._numbers), **fields}
@@ -158,9 +177,23 @@ class _Writer:
             top_p=1.0 if body.top_p is None else body.top_p,
             text={"format": msgspec.to_builtins(text_format)},
             truncation=body.truncation or "disabled",
+            top_logprobs=body.top_logprobs or 0,
             incomplete_details=IncompleteDetails() if status == "incomplete" else None,
             usage=None if usage is None else _usage(usage),
         )
+
+
+def _num_alternatives(service: TextService, body: ResponseBody) -> int:
+    count = body.top_logprobs
+    if count is None:
+        return 0
+    if not body.include:
+        raise ApiError(
+            400,
+            "top_logprobs is only of use with include: ['message.output_text.logprobs'].",
+            param="top_logprobs",
+        )
+    return alternative_count(service.limits.request, count, param="top_logprobs")
 
 
 def _fields(body: ResponseBody) -> SamplingFields:

@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from bluejay.generation.engine_requests import (
-    Combine,
     Constraint,
     EngineEvent,
     EngineRequest,
@@ -20,6 +19,7 @@ from bluejay.generation.engine_requests import (
     PromptProgress,
     PromptScores,
 )
+from bluejay.generation.sampler_chain import SamplerChain
 from bluejay.generation.sampling_params import SamplingParams
 from bluejay.serving.errors import engine_failure, unavailable
 from bluejay.serving.record import RequestRecord
@@ -34,7 +34,8 @@ class SampleOptions:
 
     `scores_prompt` puts the prompt's tokens, scored, in front of every sample, without the first
     `num_hidden` of each prompt (none are hidden if it is empty). `stop_ids` of None are the model's
-    own. `constraint` and `combine` make a new one for each sample.
+    own. `constraint` makes a new one for each sample. So does `chain`, of a prompt and a sample's
+    number; it takes the place of `constraint` and of all of `sampling` but the seed.
     """
 
     max_tokens: int
@@ -46,7 +47,7 @@ class SampleOptions:
     scores_prompt: bool = False
     num_hidden: tuple[int, ...] = ()
     constraint: Callable[[], Constraint] | None = None
-    combine: Callable[[], Combine] | None = None
+    chain: Callable[[Sequence[int], int], SamplerChain] | None = None
     tenant: str = ""
     adapter: str | None = None
 
@@ -184,18 +185,19 @@ class SampleRun:
         return self._samples[prompt_index * self._num_run + min(sample_index, self._num_run - 1)]
 
     def _request(self, sample: SampleState) -> EngineRequest:
-        options = self._options
+        options, prompt = self._options, self._prompts[sample.prompt_index]
         stop_ids = options.stop_ids
+        chain = options.chain and options.chain(prompt, sample.sample_index)
         return EngineRequest(
-            prompts=[self._prompts[sample.prompt_index]],
+            prompts=[prompt],
             max_tokens=options.max_tokens,
-            sampling=options.sampling,
+            sampling=SamplingParams(seed=options.sampling.seed) if chain else options.sampling,
             sample_index=sample.sample_index,
             stop_ids=self._service.conventions.stop_ids if stop_ids is None else stop_ids,
             num_alternatives=options.num_alternatives,
             scores_prompt=options.scores_prompt and sample.sample_index == 0,
-            combine=options.combine and options.combine(),
-            constraint=options.constraint and options.constraint(),
+            combine=chain.combine if chain else None,
+            constraint=chain or (options.constraint and options.constraint()),
             tenant=options.tenant,
             adapter=options.adapter,
         )

@@ -14,12 +14,13 @@ from bluejay.core.errors import BluejayError
 from bluejay.generation.engine_requests import Constraint
 from bluejay.generation.sampling_params import MAX_SEED, MAX_TOP_K, SamplingParams
 from bluejay.serving.errors import ApiError
-from bluejay.serving.fiction_fields import FictionFields, require_neutral
 from bluejay.serving.grammars import compiled_grammar
 from bluejay.serving.limits import Limits, RequestLimits
 from bluejay.serving.routes import StrictBody
 from bluejay.serving.samples import SampleOptions
 from bluejay.serving.service import TextService
+from bluejay.serving.writer_fields import WriterFields, check_writer, own_or_other
+from bluejay.serving.writer_samplers import chain_maker
 from bluejay.text.grammar import JSON_OBJECT, Grammar, json_schema_grammar, rules_grammar
 from bluejay.vocab.quoting import quoted
 
@@ -44,7 +45,6 @@ Temperature = Annotated[
 Share = Annotated[float, Meta(extra_json_schema={"exclusiveMinimum": 0, "maximum": 1})]
 MinP = Annotated[float, Meta(extra_json_schema={"minimum": 0, "exclusiveMaximum": 1})]
 TopK = Annotated[int, whole(0, MAX_TOP_K, "0 is off.")]
-Repetition = Annotated[float, Meta(extra_json_schema={"minimum": 1e-6, "maximum": 1e6})]
 Penalty = Annotated[float, Meta(extra_json_schema={"minimum": -2, "maximum": 2})]
 Seed = Annotated[int, whole(0, MAX_SEED, "The same seed gives the same text. A new one if absent.")]
 Bias = Annotated[
@@ -65,14 +65,15 @@ Policy = Annotated[
     Meta(
         description="What happens to a prompt that does not fit with max_tokens into the context:"
         " it is refused (if absent), its oldest tokens are left out, or those behind a beginning"
-        " that context_keep marks."
+        " that context_keep marks. Of a conversation whole messages, never a system message that it"
+        " begins with."
     ),
 ]
 Keep = Annotated[
     str | Annotated[int, whole(0, LARGEST)],
     Meta(
         description="The beginning that stays: a text that the prompt begins with, or a number of"
-        " tokens."
+        " tokens; of a conversation a number of messages."
     ),
 ]
 
@@ -110,7 +111,7 @@ class StreamOptions(StrictBody, frozen=True, kw_only=True):
     include_usage: bool | None = None
 
 
-class SamplingFields(FictionFields, frozen=True, kw_only=True):
+class SamplingFields(WriterFields, frozen=True, kw_only=True):
     """What `/v1/completions` and `/v1/chat/completions` have in common. null is as if absent."""
 
     model: str | None = None
@@ -119,7 +120,6 @@ class SamplingFields(FictionFields, frozen=True, kw_only=True):
     top_k: TopK | None = None
     min_p: MinP | None = None
     typical_p: Share | None = None
-    repetition_penalty: Repetition | None = None
     presence_penalty: Penalty | None = None
     frequency_penalty: Penalty | None = None
     logit_bias: Bias | None = None
@@ -146,8 +146,9 @@ _SAMPLING_NAMES = (
 
 def sampling_params(service: TextService, fields: SamplingFields) -> SamplingParams:
     """How ids are chosen. What is absent is the model as it is, with a new seed."""
-    require_neutral(fields)
+    check_writer(fields)
     chosen = {name: getattr(fields, name) for name in _SAMPLING_NAMES}
+    chosen["repetition_penalty"] = own_or_other(fields, "repetition_penalty", 1.0)
     chosen = {name: value for name, value in chosen.items() if value is not None}
     chosen.setdefault("seed", secrets.randbits(_SEED_BITS))
     if chosen.get("temperature", 0) > MAX_TEMPERATURE:
@@ -243,12 +244,15 @@ async def sample_options(
     service: TextService, fields: SamplingFields, *, max_tokens: int, tenant: str
 ) -> SampleOptions:
     """What the fields ask of every sample."""
+    sampling = sampling_params(service, fields)
+    constraint = await constraint_maker(service, fields)
     return SampleOptions(
         max_tokens=max_tokens,
-        sampling=sampling_params(service, fields),
+        sampling=sampling,
         stops=stop_strings(service.limits.request, fields.stop),
         stop_ids=frozenset() if fields.ignore_eos else None,
-        constraint=await constraint_maker(service, fields),
+        constraint=constraint,
+        chain=await chain_maker(service, fields, sampling, constraint),
         tenant=tenant,
         adapter=service.adapter_of(fields.model, fields.adapter),
     )

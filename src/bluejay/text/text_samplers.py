@@ -27,17 +27,23 @@ def repeated_sequences(
     breakers: Sequence[str],
 ) -> RepeatedSequences:
     """DRY whose sequences do not reach over any token that has one of the `breakers` in it."""
-    wanted = [text.encode() for text in breakers if text]
     return RepeatedSequences(
         multiplier=multiplier,
         base=base,
         allowed_length=allowed_length,
         last_n=last_n,
-        breakers=[
-            token
-            for token, data in enumerate(tokenizer.token_bytes_table())
-            if data is not None and any(text in data for text in wanted)
-        ],
+        breakers=_breaking_tokens(tokenizer, tuple(breakers)),
+    )
+
+
+# A search of the whole vocabulary, for each sample: clients send the same ones with every request.
+@lru_cache(maxsize=64)
+def _breaking_tokens(tokenizer: Tokenizer, breakers: tuple[str, ...]) -> frozenset[int]:
+    wanted = [text.encode() for text in breakers if text]
+    return frozenset(
+        token
+        for token, data in enumerate(tokenizer.token_bytes_table())
+        if data is not None and any(text in data for text in wanted)
     )
 
 
@@ -52,7 +58,7 @@ class BannedStrings:
     def __init__(self, tokenizer: Tokenizer, texts: Iterable[str]) -> None:
         self._vocabulary = _lower_case(tokenizer)
         self._texts = [text.encode().lower() for text in texts if text]
-        self._complete = [self._vocabulary.containing(text) for text in self._texts]
+        self._complete = [_containing(self._vocabulary, text) for text in self._texts]
         self._longest = max((len(text) for text in self._texts), default=0)
         self._end = b""
 
@@ -144,13 +150,18 @@ class _LowerCase:
     def data(self, token: int) -> bytes:
         return self._data[token] if token < len(self._data) else b""
 
-    def containing(self, text: bytes) -> set[int]:
-        return {token for token, data in enumerate(self._data) if text in data}
+    def containing(self, text: bytes) -> frozenset[int]:
+        return frozenset(token for token, data in enumerate(self._data) if text in data)
 
     def beginning_with(self, text: bytes) -> set[int]:
         first = bisect_left(self._sorted, text)
         last = bisect_right(self._sorted, text + b"\xff" * 64)
         return set(self._order[first:last])
+
+
+@lru_cache(maxsize=1024)
+def _containing(vocabulary: _LowerCase, text: bytes) -> frozenset[int]:
+    return vocabulary.containing(text)
 
 
 @lru_cache(maxsize=4)
