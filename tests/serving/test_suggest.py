@@ -11,7 +11,8 @@ import pytest
 from bluejay.model.config import DecoderConfig
 from bluejay.model.presets import gptj_config
 from bluejay.serving.access import make_access
-from bluejay.serving.suggest import MAX_WAITING, suggest_routes
+from bluejay.serving.limits import DeskLimits
+from bluejay.serving.suggest import suggest_routes
 from bluejay.text.suggestions import suggest
 from serving.live_server import PATIENCE
 from serving.route_server import Client, serve_routes
@@ -177,9 +178,10 @@ def test_a_client_that_leaves_ends_its_search(served: tuple[Client, TableModel])
 
 def test_too_many_that_wait_are_turned_away(served: tuple[Client, TableModel]) -> None:
     client, model = served
+    most = DeskLimits().suggestions
     model.is_gated = True
-    with ThreadPoolExecutor(MAX_WAITING + 8) as pool:
-        sendings = [pool.submit(sent, client, text="a") for _ in range(MAX_WAITING + 8)]
+    with ThreadPoolExecutor(most + 8) as pool:
+        sendings = [pool.submit(sent, client, text="a") for _ in range(most + 8)]
         turned_away = []
         pause = threading.Event()
         for _ in range(int(PATIENCE * 20)):
@@ -187,10 +189,12 @@ def test_too_many_that_wait_are_turned_away(served: tuple[Client, TableModel]) -
             if len(turned_away) == 8:
                 break
             pause.wait(0.05)
-        assert {one.result()["status"] for one in turned_away} == {429}
+        told = [one.result() for one in turned_away]
+        assert {one["status"] for one in told} == {429}
+        assert all("--max-suggest-requests" in one["error"]["message"] for one in told)
         model.open()
         statuses = [one.result(PATIENCE)["status"] for one in sendings]
-    assert statuses.count(200) == MAX_WAITING
+    assert statuses.count(200) == most
 
 
 @pytest.mark.parametrize(

@@ -161,6 +161,7 @@ class EngineStatus:
     failed: int
     rejected: int
     recompiles: int  # programs compiled after the engine was ready
+    restarts: int = 0  # of the engine in its place, after a fault of its own
 
 
 class Engine(Protocol):

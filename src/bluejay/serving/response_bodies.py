@@ -16,6 +16,7 @@ from bluejay.serving.sampling_fields import (
     Share,
     Temperature,
     TextFormat,
+    TimeoutMs,
 )
 
 _STATELESS = "nothing is stored: send the whole conversation as input."
@@ -121,7 +122,7 @@ class ResponseBody(StrictBody, frozen=True, kw_only=True):
     include: Annotated[list[Any], Meta(max_length=0)] | None = None
     user: Annotated[str, Meta(description="Taken, and not used for anything.")] | None = None
     adapter: Annotated[str, Meta(description="Fine-tuned weights, by name.")] | None = None
-    timeout_ms: Positive | None = None
+    timeout_ms: TimeoutMs | None = None
 
 
 class AnswerText(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="output_text"):
