@@ -201,8 +201,7 @@ class SlotEngine:
     def _has_ended(self, num_compiled: int) -> bool:
         """Run until the end, or until a fault after which to begin again."""
         try:
-            while (step := self._next_step()) is not None:
-                self._run(step)
+            while self._take_step():
                 self._recompiles = num_compiled_here() - num_compiled
         except Exception as error:
             self._begin_again(error)
@@ -243,6 +242,14 @@ class SlotEngine:
         if self._on_program is not None:
             self._on_program(done, total)
 
+    def _take_step(self) -> bool:
+        """Whether there was one: not at the end. Who waits for it holds nothing of the last one."""
+        step = self._next_step()
+        if step is None:
+            return False
+        self._run(step)
+        return True
+
     def _next_step(self) -> Step | None:
         """Waits for something to do; None at the end."""
         with self._changed:
@@ -250,7 +257,7 @@ class SlotEngine:
                 step = self._scheduler.next_step()
                 if not isinstance(step, Idle):
                     return step
-                self._calls.interrupt()
+                self._calls.rest()
                 self._changed.wait()
         return None
 

@@ -77,6 +77,11 @@ class DeviceCalls:
         """Something else happens now than one batch after the other."""
         self._ended = None
 
+    def rest(self) -> None:
+        """Nobody is there: nothing is kept of whoever was alone last."""
+        self.interrupt()
+        self._alone = None
+
     def prefill(self, step: PrefillChunk, sample: Sample) -> None:
         """Run a chunk, and keep what it gives for the sample."""
         self.interrupt()
