@@ -321,7 +321,7 @@ def http_cases() -> Iterator[Case]:
     ):
         yield Case(name=name, make=make, status=status)
     yield Case(
-        name="CL+TE",
+        name="a length and chunks at once",
         make=lambda to: to.raw.encode(
             "POST",
             COMPLETIONS,
