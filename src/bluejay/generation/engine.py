@@ -194,7 +194,7 @@ class SlotEngine:
         except BaseException:
             _LOGGER.exception("The engine has failed.")
             self._is_failed = True
-            self._fail_all("The engine has failed: start the server again.")
+            self._fail_all("The engine has failed: send it again when the server is back.")
         else:
             self._fail_all("The server is shutting down: send the request again.")
 

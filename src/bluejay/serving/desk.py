@@ -35,8 +35,8 @@ class Desk:
         most = getattr(bounds, self._name)
         if self._num_calls >= most:
             raise queue_full(
-                f"{self._num_calls} {bounds.unit(self._name)} run or wait already, and the limit is"
-                f" {most}: try again later, or raise it with the server's"
+                f"The queue of {bounds.unit(self._name)} is full: it has {self._num_calls} and the"
+                f" limit is {most}. Try again later, or raise the limit with the server's"
                 f" {bounds.flag(self._name)}.",
                 code="queue_full",
             )
