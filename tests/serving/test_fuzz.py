@@ -19,6 +19,9 @@ from serving.model_server import ServedModel
 from serving.stub_server import every_route, serve_stub
 from serving.text_server import text_service
 
+# The server's threads are in this process, and may draw from `random` while a request is made up.
+pytestmark = pytest.mark.filterwarnings("ignore:Do not use the `random` module inside strategies")
+
 LETTERS = scripted([97 + number % 26 for number in range(128)], per_event=128)
 LIMITS = EngineLimits(num_slots=4, context_length=256)
 LARGE = ("POST /v1/completions", "POST /v1/chat/completions", "POST /v1/responses")
