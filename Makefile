@@ -24,7 +24,7 @@ MODEL := smollm2-135m-instruct
 BENCHMARKS := start_up sampling train_step
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-network check check-native check-forged check-neon check-wheel bench docs lock clean
+.PHONY: help demo test test-network fuzz-serve check check-native check-forged check-neon check-wheel bench docs lock clean
 
 help:
 	@echo "make demo   fetch a real model, complete a prompt, show the next words"
@@ -48,6 +48,10 @@ test: $(VENV)/dev-ready check
 
 test-network: $(VENV)/dev-ready
 	$(PYTEST) -m network
+
+# Five times as many requests to a server as the suite sends, and other ones at every run; minutes.
+fuzz-serve: $(VENV)/dev-ready
+	BLUEJAY_FUZZ=5 $(PYTEST) --numprocesses=2 --dist=worksteal tests/serving/test_fuzz.py
 
 check: $(VENV)/dev-ready
 	$(BIN)/ruff format --check --quiet $(SOURCES)

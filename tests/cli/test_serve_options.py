@@ -14,7 +14,13 @@ from bluejay.cli.serve_lan import new_key
 from bluejay.cli.serve_limits import LIMIT_WORDS
 from bluejay.cli.serve_options import capacity_of, limits_of, place_of
 from bluejay.core.errors import UsageError
-from bluejay.serving.limits import ENGINE_FLAGS, ConnectionLimits, RequestLimits, WaitLimits
+from bluejay.serving.limits import (
+    ENGINE_FLAGS,
+    ConnectionLimits,
+    DeskLimits,
+    RequestLimits,
+    WaitLimits,
+)
 from text_models import write_text_model
 
 
@@ -56,7 +62,7 @@ def test_wrong_values_are_one_sentence(
 
 def test_every_flag_that_a_message_names_is_an_option() -> None:
     parser = command_parser(COMMANDS["serve"])
-    kinds = (ConnectionLimits, RequestLimits, WaitLimits)
+    kinds = (ConnectionLimits, RequestLimits, DeskLimits, WaitLimits)
     flags = [bound.metadata["flag"] for kind in kinds for bound in fields(kind)]
     assert set(LIMIT_WORDS) == set(flags)
     named, of_clients = {*flags, *ENGINE_FLAGS.values()}, ("--model", "--api-key-env", "--url")

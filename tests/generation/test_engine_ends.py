@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from bluejay.core import failpoints
-from bluejay.generation.engine import SlotEngine
+from bluejay.generation.engine import MOST_RESTARTS, SlotEngine
 from bluejay.generation.engine_pace import CallPace
 from bluejay.generation.engine_requests import (
     EngineRequest,
@@ -157,15 +157,44 @@ def test_a_program_that_fails_leaves_other_slots_as_they_are() -> None:
         assert engine.status().recompiles == 0
 
 
+def test_a_fault_of_the_engine_costs_those_who_run_and_nobody_who_waits(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with running(RUNNER, limits=replace(LIMITS, num_slots=2)) as engine:
+        fail_at(monkeypatch, "engine-step@5")
+        requests = [
+            replace(REQUEST, sample_index=number, tenant="ab"[number % 2]) for number in range(6)
+        ]
+        clients = [Client(engine, request) for request in requests]
+        endings = [client.wait().ending for client in clients]
+        hit = [number for number, ending in enumerate(endings) if isinstance(ending, Failed)]
+        assert 0 in hit
+        assert len(hit) <= 2
+        for number in {*range(6)} - {*hit}:
+            assert clients[number].tokens == expected(RUNNER, requests[number])
+        for client in clients:
+            client.cancel()  # too late: without effect
+        wait_until(lambda: is_at_rest(engine))
+        status = engine.status()
+        assert status.is_ready
+        assert (status.restarts, status.recompiles) == (1, 0)
+        assert (status.failed, status.finished) == (len(hit), 6 - len(hit))
+        assert Client(engine, REQUEST).wait().tokens == expected(RUNNER, REQUEST)
+        assert [len(client.events) for client in clients if client.ending] == [
+            len(client.events) for client in clients
+        ]
+
+
 def test_an_engine_that_cannot_go_on_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     with running(RUNNER, limits=replace(LIMITS, num_slots=1)) as engine:
-        fail_at(monkeypatch, "engine-step@5")
-        clients = [Client(engine, REQUEST) for _ in range(3)]
+        fail_at(monkeypatch, "engine-step@5+")
+        clients = [Client(engine, REQUEST) for _ in range(9)]
         endings = [client.wait().ending for client in clients]
         assert all(isinstance(ending, Failed) and ending.is_transient for ending in endings)
+        wait_until(lambda: engine.status().is_failed)
         status = engine.status()
-        assert status.is_failed
         assert not status.is_ready
+        assert status.restarts == MOST_RESTARTS
         with pytest.raises(EngineStoppedError):
             Client(engine, REQUEST)
 

@@ -83,6 +83,21 @@ class SchedulerMachine(RuleBasedStateMachine):
         getattr(self.scheduler, end)(scheduled)
         self.ended.add(scheduled)
 
+    @precondition(lambda self: self.submitted)
+    @rule()
+    def begin_again(self) -> None:
+        """As after a fault of the engine: what ran has failed, what waited waits on."""
+        counts, unfinished = self.scheduler.counts, self.scheduler.unfinished
+        queued = [one for one in self.submitted if one.phase == "queued"]
+        self.scheduler = self.device.scheduler = self.scheduler.successor()
+        assert self.scheduler.slots_in_use == self.scheduler.queued_requests == 0
+        assert self.scheduler.counts.failed == counts.failed + len(unfinished) - len(queued)
+        self.ended |= {*unfinished} - {*queued}
+        for old in queued:
+            again = self.scheduler.submit(old.request, deadline=old.deadline)
+            self.submitted[self.submitted.index(old)] = again
+        self.scheduler.cancel(unfinished[0]) if unfinished else None  # too late: without effect
+
     @rule(later=st.integers(1, 3))
     def wait(self, later: int) -> None:
         """Queued requests run out of patience, those that run do not."""

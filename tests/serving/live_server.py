@@ -72,16 +72,17 @@ def make_app(routes: Sequence[Route], **given: Any) -> App:
 
 @contextmanager
 def captured_log(*, as_json: bool = False) -> Iterator[io.StringIO]:
-    """What the server writes into its log meanwhile."""
-    logger = logging.getLogger("bluejay.serving")
-    before = logger.handlers[:], logger.propagate, logger.level
+    """What the server and its engine write into their log meanwhile."""
+    loggers = [logging.getLogger(name) for name in ("bluejay.serving", "bluejay.generation")]
+    before = [(logger.handlers[:], logger.propagate, logger.level) for logger in loggers]
     stream = io.StringIO()
     set_up_logs(stream, as_json=as_json)
     try:
         yield stream
     finally:
-        logger.handlers[:], logger.propagate = before[:2]
-        logger.setLevel(before[2])
+        for logger, (handlers, propagate, level) in zip(loggers, before, strict=True):
+            logger.handlers[:], logger.propagate = handlers, propagate
+            logger.setLevel(level)
 
 
 @dataclass(frozen=True, kw_only=True)

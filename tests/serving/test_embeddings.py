@@ -1,7 +1,6 @@
 import base64
 import threading
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -10,38 +9,11 @@ import pytest
 from numpy.typing import NDArray
 from openai import OpenAI
 
-from bluejay.generation.engine_requests import QueueFullError
-from bluejay.serving.embeddings import Pooling, embedding_routes
+from bluejay.serving.embeddings import embedding_routes
 from serving.live_server import PATIENCE
 from serving.route_server import Client, serve_routes
+from serving.table_models import STATES, WIDTH, TableEmbedder
 from serving.text_server import END, small_tokenizer
-
-WIDTH = 5
-TABLE = np.random.default_rng(0).normal(size=(264, WIDTH)).astype(np.float32)
-
-
-@dataclass(kw_only=True)
-class TableEmbedder:
-    """The hidden state of a token is its row of a table. `gate` holds every call."""
-
-    width: int = WIDTH
-    asked: list[dict[str, Any]] = field(default_factory=list)
-    gate: threading.Event | None = None
-    began: threading.Event = field(default_factory=threading.Event)
-
-    def embed(
-        self, ids: Sequence[int], *, pooling: Pooling, tenant: str, adapter: str | None
-    ) -> NDArray[np.float32]:
-        self.asked.append({"ids": list(ids), "tenant": tenant, "adapter": adapter})
-        self.began.set()
-        if self.gate is not None:
-            assert self.gate.wait(PATIENCE)
-        if ids[0] == 7:
-            raise QueueFullError("The queue is full.", limit="queued_requests")
-        if ids[0] == 8:
-            return np.full(WIDTH, np.nan, np.float32)
-        states = TABLE[list(ids)]
-        return states[-1] if pooling == "last" else states.mean(axis=0)
 
 
 @pytest.fixture
@@ -59,7 +31,7 @@ def openai_client(served: tuple[Client, TableEmbedder]) -> Iterator[OpenAI]:
 
 
 def expected(text: str, *, last: bool = False) -> NDArray[np.float64]:
-    states = TABLE[[END, *small_tokenizer().encode(text)]].astype(np.float64)
+    states = STATES[[END, *small_tokenizer().encode(text)]].astype(np.float64)
     vector = states[-1] if last else states.mean(axis=0)
     return np.asarray(vector / np.linalg.norm(vector))
 

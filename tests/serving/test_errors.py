@@ -9,7 +9,13 @@ import pytest
 from bluejay.core.errors import CheckpointError, UsageError
 from bluejay.generation.engine_requests import EngineLimits, Failed
 from bluejay.serving.errors import ApiError, api_error, engine_failure
-from bluejay.serving.limits import ENGINE_FLAGS, ConnectionLimits, RequestLimits, WaitLimits
+from bluejay.serving.limits import (
+    ENGINE_FLAGS,
+    ConnectionLimits,
+    DeskLimits,
+    RequestLimits,
+    WaitLimits,
+)
 from serving.example_routes import SECRET, example_routes
 from serving.live_server import Answer, Raw, captured_log, live_server, make_app
 
@@ -153,7 +159,7 @@ def test_a_limit_names_itself_the_value_and_its_flag() -> None:
 def test_every_limit_has_a_flag_of_its_own() -> None:
     flags = [
         limits.flag(limit.name)
-        for limits in (ConnectionLimits(), RequestLimits(), WaitLimits())
+        for limits in (ConnectionLimits(), RequestLimits(), DeskLimits(), WaitLimits())
         for limit in fields(limits)
     ]
     flags += ENGINE_FLAGS.values()

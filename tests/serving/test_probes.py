@@ -10,8 +10,9 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from bluejay.generation.engine_requests import EngineStatus
 from bluejay.serving.metrics import Metrics
+from bluejay.serving.router import Router
 from serving.example_routes import example_routes
-from serving.live_server import Raw, live_server, make_app
+from serving.live_server import Raw, captured_log, live_server, make_app
 
 READY = EngineStatus(
     is_ready=True,
@@ -142,6 +143,32 @@ def test_requests_are_counted_by_route_and_status(server: Raw) -> None:
     assert found["bluejay_e2e_request_latency_seconds_count"] == 1
     # Names that clients make up do not become series.
     assert sum(key.startswith("bluejay_http_requests_total") for key in found) <= 7
+
+
+def test_probes_that_succeed_leave_no_line_in_the_log(server: Raw, engine: Engine) -> None:
+    with captured_log() as log:
+        for path in ("/live", "/ready", "/metrics"):
+            assert server.request("GET", path).status == 200
+        engine.now = replace(READY, is_ready=False)
+        assert server.request("GET", "/ready").status == 503
+        assert server.request("GET", "/openapi.json").status == 200
+        server.request("GET", "/live")  # the line of the one before is written by then
+    lines = [line.split()[1:4] for line in log.getvalue().splitlines()]
+    assert lines == [["GET", "/ready", "503"], ["GET", "/openapi.json", "200"]]
+
+
+def test_a_route_is_looked_up_once(server: Raw, monkeypatch: pytest.MonkeyPatch) -> None:
+    found: list[str] = []
+    find = Router.find
+
+    def count(router: Router, method: str, path: str) -> Any:
+        found.append(path)
+        return find(router, method, path)
+
+    monkeypatch.setattr(Router, "find", count)
+    for path in ("/live", "/v1/models/a", "/nothing"):
+        server.request("GET", path)
+    assert found == ["/live", "/v1/models/a", "/nothing"]
 
 
 def test_two_servers_in_one_process_count_apart() -> None:

@@ -1,71 +1,24 @@
 import json
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 import pytest
 
-from bluejay.model.config import DecoderConfig
-from bluejay.model.presets import gptj_config
 from bluejay.serving.access import make_access
-from bluejay.serving.suggest import MAX_WAITING, suggest_routes
+from bluejay.serving.limits import DeskLimits
+from bluejay.serving.suggest import suggest_routes
 from bluejay.text.suggestions import suggest
 from serving.live_server import PATIENCE
 from serving.route_server import Client, serve_routes
-from serving.text_server import NUM_ROWS, small_tokenizer
-
-TABLE = np.random.default_rng(3).normal(size=(NUM_ROWS, NUM_ROWS)).astype(np.float32) * 3
-TABLE[:, [i for i in range(NUM_ROWS) if not (97 <= i < 123 or i in (32, 256, 258))]] -= 8
-
-
-@dataclass
-class Prefix:
-    ids: tuple[int, ...]
-
-    @property
-    def logits(self) -> Any:
-        return TABLE[self.ids[-1]]
-
-
-@dataclass
-class TableModel:
-    """The next token depends on the last. With `is_gated` every call waits for a permit."""
-
-    config: DecoderConfig = field(
-        default_factory=lambda: gptj_config(1, 64, 2, rotary_dim=8, vocab_size=NUM_ROWS)
-    )
-    is_gated: bool = False
-    calls: list[tuple[int, ...]] = field(default_factory=list)
-    threads: set[int] = field(default_factory=set)
-    permits: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))
-    began: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))
-
-    def start(self, ids: Sequence[int], *, reserve: int = 0) -> Prefix:
-        return self._at(tuple(ids))
-
-    def branch(self, prefix: Prefix, token: int) -> Prefix:
-        return self._at((*prefix.ids, token))
-
-    def _at(self, ids: tuple[int, ...]) -> Prefix:
-        self.calls.append(ids)
-        self.threads.add(threading.get_ident())
-        self.began.release()
-        if self.is_gated:
-            assert self.permits.acquire(timeout=PATIENCE)
-        return Prefix(ids)
-
-    def open(self) -> None:
-        self.is_gated = False
-        for _ in range(1000):
-            self.permits.release()
+from serving.table_models import TableWords
+from serving.text_server import small_tokenizer
 
 
 @pytest.fixture
-def served() -> Iterator[tuple[Client, TableModel]]:
-    model = TableModel()
+def served() -> Iterator[tuple[Client, TableWords]]:
+    model = TableWords()
     with serve_routes(lambda service: suggest_routes(service, model)) as client:
         try:
             yield client, model
@@ -76,11 +29,11 @@ def served() -> Iterator[tuple[Client, TableModel]]:
 @pytest.mark.parametrize("text", ["", "the ", "the s", "a", "x. ", "is it "])
 @pytest.mark.parametrize("k", [1, 3, 20])
 def test_words_are_those_of_the_search(
-    served: tuple[Client, TableModel], text: str, k: int
+    served: tuple[Client, TableWords], text: str, k: int
 ) -> None:
     client, _ = served
     found = client.post("/v1/suggest", text=text, k=k, max_calls=40)
-    expected = suggest(TableModel(), small_tokenizer(), text, k=k, max_calls=40)
+    expected = suggest(TableWords(), small_tokenizer(), text, k=k, max_calls=40)
     assert expected
     assert found["suggestions"] == [
         {
@@ -94,7 +47,7 @@ def test_words_are_those_of_the_search(
     assert found["object"] == "suggestions"
 
 
-def test_fewer_calls_are_fewer_calls(served: tuple[Client, TableModel]) -> None:
+def test_fewer_calls_are_fewer_calls(served: tuple[Client, TableWords]) -> None:
     client, model = served
     client.post("/v1/suggest", text="the s", max_calls=2)
     assert len(model.calls) == 2
@@ -107,7 +60,7 @@ def sent(client: Client, **body: Any) -> dict[str, Any]:
 
 
 def test_a_later_request_of_a_session_ends_the_one_before(
-    served: tuple[Client, TableModel],
+    served: tuple[Client, TableWords],
 ) -> None:
     client, model = served
     model.is_gated = True
@@ -125,13 +78,13 @@ def test_a_later_request_of_a_session_ends_the_one_before(
     assert found["status"] == 200
     assert found["suggestions"] == sent(client, text="the sea")["suggestions"]
     # The first search asked nothing after its first call, the second nothing at all.
-    whole = TableModel()
+    whole = TableWords()
     suggest(whole, small_tokenizer(), "the sea", k=5)
     assert model.calls == [model.calls[0], *whole.calls, *whole.calls]
     assert len(model.threads) == 1
 
 
-def test_a_request_that_arrives_late_is_ended(served: tuple[Client, TableModel]) -> None:
+def test_a_request_that_arrives_late_is_ended(served: tuple[Client, TableWords]) -> None:
     client, _ = served
     assert sent(client, text="the s", session="me", sequence=7)["status"] == 200
     assert sent(client, text="the", session="me", sequence=6)["status"] == 409
@@ -140,7 +93,7 @@ def test_a_request_that_arrives_late_is_ended(served: tuple[Client, TableModel])
 
 
 def test_sessions_of_other_keys_are_others() -> None:
-    model = TableModel(is_gated=True)
+    model = TableWords(is_gated=True)
     access = make_access("127.0.0.1", keys=["key-a", "key-b"])
     with (
         serve_routes(lambda service: suggest_routes(service, model), access=access) as client,
@@ -157,7 +110,7 @@ def test_sessions_of_other_keys_are_others() -> None:
         assert first.result(PATIENCE)["status"] == second.result(PATIENCE)["status"] == 200
 
 
-def test_a_client_that_leaves_ends_its_search(served: tuple[Client, TableModel]) -> None:
+def test_a_client_that_leaves_ends_its_search(served: tuple[Client, TableWords]) -> None:
     client, model = served
     model.is_gated = True
     body = b'{"text": "the s"}'
@@ -175,11 +128,12 @@ def test_a_client_that_leaves_ends_its_search(served: tuple[Client, TableModel])
     assert len(model.calls) == 2
 
 
-def test_too_many_that_wait_are_turned_away(served: tuple[Client, TableModel]) -> None:
+def test_too_many_that_wait_are_turned_away(served: tuple[Client, TableWords]) -> None:
     client, model = served
+    most = DeskLimits().suggestions
     model.is_gated = True
-    with ThreadPoolExecutor(MAX_WAITING + 8) as pool:
-        sendings = [pool.submit(sent, client, text="a") for _ in range(MAX_WAITING + 8)]
+    with ThreadPoolExecutor(most + 8) as pool:
+        sendings = [pool.submit(sent, client, text="a") for _ in range(most + 8)]
         turned_away = []
         pause = threading.Event()
         for _ in range(int(PATIENCE * 20)):
@@ -187,10 +141,12 @@ def test_too_many_that_wait_are_turned_away(served: tuple[Client, TableModel]) -
             if len(turned_away) == 8:
                 break
             pause.wait(0.05)
-        assert {one.result()["status"] for one in turned_away} == {429}
+        told = [one.result() for one in turned_away]
+        assert {one["status"] for one in told} == {429}
+        assert all("--max-suggest-requests" in one["error"]["message"] for one in told)
         model.open()
         statuses = [one.result(PATIENCE)["status"] for one in sendings]
-    assert statuses.count(200) == MAX_WAITING
+    assert statuses.count(200) == most
 
 
 @pytest.mark.parametrize(
@@ -211,7 +167,7 @@ def test_too_many_that_wait_are_turned_away(served: tuple[Client, TableModel]) -
         ({"text": "a", "n": 3}, "n"),
     ],
 )
-def test_bad_bodies(served: tuple[Client, TableModel], body: dict[str, Any], param: str) -> None:
+def test_bad_bodies(served: tuple[Client, TableWords], body: dict[str, Any], param: str) -> None:
     error = served[0].refusal("/v1/suggest", **body)
     assert (error["status"], error["param"]) == (400, param)
     assert served[1].calls == []

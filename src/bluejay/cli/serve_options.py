@@ -138,9 +138,9 @@ def _add_limits(parser: CommandParser) -> None:
 
 
 def _bounds() -> Iterator[tuple[type, Field[Any]]]:
-    from bluejay.serving.limits import ConnectionLimits, RequestLimits, WaitLimits
+    from bluejay.serving.limits import ConnectionLimits, DeskLimits, RequestLimits, WaitLimits
 
-    for kind in (ConnectionLimits, RequestLimits, WaitLimits):
+    for kind in (ConnectionLimits, RequestLimits, DeskLimits, WaitLimits):
         for bound in fields(kind):
             assert bound.default is not MISSING
             yield kind, bound
@@ -210,7 +210,13 @@ def place_of(arguments: argparse.Namespace) -> Place:
 
 def limits_of(arguments: argparse.Namespace) -> Limits:
     """The defaults, with what was given."""
-    from bluejay.serving.limits import ConnectionLimits, Limits, RequestLimits, WaitLimits
+    from bluejay.serving.limits import (
+        ConnectionLimits,
+        DeskLimits,
+        Limits,
+        RequestLimits,
+        WaitLimits,
+    )
 
     given: dict[type, dict[str, Any]] = {}
     for kind, bound in _bounds():
@@ -220,6 +226,7 @@ def limits_of(arguments: argparse.Namespace) -> Limits:
     return Limits(
         connection=ConnectionLimits(**given.get(ConnectionLimits, {})),
         request=RequestLimits(**given.get(RequestLimits, {})),
+        desk=DeskLimits(**given.get(DeskLimits, {})),
         wait=WaitLimits(**given.get(WaitLimits, {})),
     )
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 # For a program of the engine to end that nothing can interrupt.
 _STOP_SECONDS: Final = 10.0
-_LOOK_SECONDS: Final = 0.05
+_LOOK_SECONDS: Final = 0.1
 
 
 class Session:
@@ -73,18 +73,19 @@ class Session:
             self._status.live(f"Warming up: {done} of {total} programs (kept for later runs)")
 
     def _watch(self, listening: Listening) -> None:
-        """Say when it is ready, or end the server if it never will be."""
-        begun = time.monotonic()
+        """Say when it is ready, and end the server when its engine has given up: who watches over
+        the process starts it again."""
+        begun, is_ready = time.monotonic(), False
         while not self._is_over.wait(_LOOK_SECONDS):
             status = self._server.engine.status()
             if status.is_failed:
                 self._end_status()
                 listening.stop()
                 return
-            if status.is_ready:
+            if status.is_ready and not is_ready:
+                is_ready = True
                 self._end_status()
                 _say(f"Ready after {time.monotonic() - begun:.0f} s. Ctrl-C stops it.")
-                return
 
     def _on_drain(self, num_calls: int) -> None:
         self._is_over.set()

@@ -1,6 +1,7 @@
 """Places at which a test makes the process fail. Without BLUEJAY_FAILPOINT nothing happens.
 
-The variable holds `NAME:ACTION`, or `NAME@N:ACTION` for the N-th time that the place is passed.
+The variable holds `NAME:ACTION`, or `NAME@N:ACTION` for the N-th time that the place is passed, or
+`NAME@N+:ACTION` for that time and every later one.
 """
 
 import errno
@@ -23,7 +24,8 @@ def failpoint(name: str) -> None:
     if target != name:
         return
     _passed[name] += 1
-    if _passed[name] == int(count or 1):
+    first = int(count.removesuffix("+") or 1)
+    if _passed[name] == first or (count.endswith("+") and _passed[name] > first):
         _fail(action)
 
 
@@ -32,7 +34,9 @@ def _fail(action: str) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
     elif action == "full":
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    elif action == "memory":
+        raise MemoryError
     elif action == "hang":
         time.sleep(3600)
     else:
-        raise ValueError(f"{_VARIABLE} asks for {action!r}: kill, full or hang")
+        raise ValueError(f"{_VARIABLE} asks for {action!r}: kill, full, memory or hang")

@@ -46,8 +46,10 @@ from bluejay.generation.slot_programs import MOST_ALTERNATIVES
 from bluejay.generation.slot_warm_up import OnProgram, warm_up
 from bluejay.model.params import DecoderParams
 
-# Calls that fail one after the other, without one that succeeds between them, end the engine.
+# Calls that fail one after the other, without one that succeeds between them, are a fault of the
+# engine, which begins again; so often, without a request that finishes between, and it gives up.
 MOST_FAILURES: Final = 8
+MOST_RESTARTS: Final = 3
 _LOGGER = logging.getLogger(__name__)
 
 
@@ -90,6 +92,7 @@ class SlotEngine:
         self._on_program: OnProgram | None = None
         self._is_ready = self._is_draining = self._is_stopping = self._is_failed = False
         self._failures = 0
+        self._restarts = self._restarts_in_a_row = self._finished_before = 0
         self._recompiles = 0
 
     @property
@@ -133,6 +136,7 @@ class SlotEngine:
                 failed=counts.failed + counts.expired,
                 rejected=counts.rejected,
                 recompiles=self._recompiles,
+                restarts=self._restarts,
             )
 
     def drain(self, timeout: float | None = None) -> bool:
@@ -187,21 +191,68 @@ class SlotEngine:
                 warm_up(self._device, self._report)
                 known = num_compiled_here()
                 self._is_ready = True
-                while (step := self._next_step()) is not None:
-                    self._run(step)
-                    self._recompiles = num_compiled_here() - known
+                while not self._has_ended(known):
+                    pass
         except BaseException:
             _LOGGER.exception("The engine has failed.")
             self._is_failed = True
-            self._fail_all("The engine has failed: start the server again.")
+            self._fail_all("The engine has failed: send it again when the server is back.")
         else:
             self._fail_all("The server is shutting down: send the request again.")
+
+    def _has_ended(self, num_compiled: int) -> bool:
+        """Run until the end, or until a fault after which to begin again."""
+        try:
+            while self._take_step():
+                self._recompiles = num_compiled_here() - num_compiled
+        except Exception as error:
+            self._begin_again(error)
+            return False
+        return True
+
+    def _begin_again(self, error: Exception) -> None:
+        """Requests that run fail, those in the queue wait on. Raises `error` at the last try."""
+        finished = self._scheduler.counts.finished
+        has_worked, self._finished_before = finished > self._finished_before, finished
+        self._restarts_in_a_row = 1 if has_worked else self._restarts_in_a_row + 1
+        if self._restarts_in_a_row > MOST_RESTARTS:
+            raise error
+        _LOGGER.error("The engine has failed and begins again.", exc_info=error)
+        self._calls.interrupt()
+        self._device.recover()
+        ending = Failed(
+            message="The engine failed and has begun again: send the request again.",
+            is_transient=True,
+        )
+        with self._changed:
+            failed: list[Sample] = []
+            queued: list[Sample] = []
+            for sample in self._samples.values():
+                (queued if sample.scheduled.phase == "queued" else failed).append(sample)
+            self._restarts += 1
+            self._scheduler = self._scheduler.successor()
+            self._samples.clear()
+            for sample in queued:
+                sample.scheduled = self._scheduler.submit(sample.request)
+                self._samples[sample.scheduled] = sample
+            self._changed.notify_all()
+        for sample in failed:
+            self._news.add(sample, ending)
+        self._news.tell()
 
     def _report(self, done: int, total: int) -> None:
         if self._is_stopping:
             raise _StoppedEarlyError
         if self._on_program is not None:
             self._on_program(done, total)
+
+    def _take_step(self) -> bool:
+        """Whether there was one: not at the end. Who waits for it holds nothing of the last one."""
+        step = self._next_step()
+        if step is None:
+            return False
+        self._run(step)
+        return True
 
     def _next_step(self) -> Step | None:
         """Waits for something to do; None at the end."""
@@ -212,7 +263,7 @@ class SlotEngine:
                 step = self._scheduler.next_step()
                 if not isinstance(step, Idle):
                     return step
-                self._calls.interrupt()
+                self._calls.rest()
                 if not self._news:
                     self._changed.notify_all()  # whoever drains: all is told
                     self._changed.wait()

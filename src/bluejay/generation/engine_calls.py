@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from bluejay.core.errors import BluejayError
 from bluejay.core.failpoints import failpoint
 from bluejay.generation.engine_pace import CallPace
-from bluejay.generation.engine_requests import Failed, Finished, TokenScore
-from bluejay.generation.engine_samples import DAMAGED, Outcome, Sample, token_score
+from bluejay.generation.engine_requests import Failed, Finished
+from bluejay.generation.engine_samples import DAMAGED, Outcome, Sample
 from bluejay.generation.engine_speculation import LoneSample, known_times
 from bluejay.generation.sampling_params import SamplingParams
 from bluejay.generation.scheduled_steps import PrefillChunk
@@ -88,6 +88,11 @@ class DeviceCalls:
     def interrupt(self) -> None:
         """Something else happens now than one batch after the other."""
         self._ended = None
+
+    def rest(self) -> None:
+        """Nobody is there: nothing is kept of whoever was alone last."""
+        self.interrupt()
+        self._alone = None
 
     def prefill(self, step: PrefillChunk, sample: Sample) -> None:
         """Run a chunk, and keep what it gives for the sample."""
@@ -222,20 +227,19 @@ class DeviceCalls:
         if isinstance(combined, Failed):
             return Outcome(sample=sample, ending=combined)
         outcome = self._choose(sample, combined)
-        if len(logits) > 1:
+        if len(logits) > 1 or outcome.choices is None or not outcome.num_new:
             return outcome
-        scores = tuple(self._own_score(sample, logits, score.id) for score in outcome.scores)
-        return replace(outcome, scores=scores)
+        token = int(outcome.choices.ids[0, outcome.row])
+        return replace(outcome, choices=self._own_choice(sample, logits, token), row=0)
 
-    def _own_score(self, sample: Sample, logits: NDArray[np.float32], token: int) -> TokenScore:
+    def _own_choice(self, sample: Sample, logits: NDArray[np.float32], token: int) -> HostChoices:
         """An id as the model itself scores it by its logits [1, V], whatever it was chosen from."""
         only = np.zeros_like(self._allowed)
         only[token] = True
         # Of no slot: the tables of none take note of it.
         row = SlotRow(slot=BLANK_SLOT, fixed=_PLAIN)
         form = sample.form._replace(is_full=True)
-        choices = self._device.choose_first(logits, row, form, permitted=only[None])
-        return token_score(choices, 0, 0, sample.request.num_alternatives)
+        return self._device.choose_first(logits, row, form, permitted=only[None])
 
     def _choose(self, sample: Sample, logits: Array | NDArray[np.float32]) -> Outcome:
         """The next id from logits [1, V]."""

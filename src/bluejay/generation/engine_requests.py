@@ -162,6 +162,7 @@ class EngineStatus:
     failed: int
     rejected: int
     recompiles: int  # programs compiled after the engine was ready
+    restarts: int = 0  # of the engine in its place, after a fault of its own
 
 
 class Engine(Protocol):

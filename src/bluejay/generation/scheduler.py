@@ -72,6 +72,9 @@ class SchedulerCounts:
     rejected: int = 0
 
 
+_COUNTS = tuple(count.name for count in fields(SchedulerCounts))
+
+
 class Scheduler:
     """Slots 0 … num_slots - 1, each a row of the device's cache, and the queue before them.
 
@@ -211,6 +214,18 @@ class Scheduler:
         """Nothing in the cache is used again: it was lost. Not while requests run."""
         assert not self._running
         self._slots.forget(range(self._slots.num_slots))
+
+    def successor(self) -> "Scheduler":
+        """An empty one that counts on: what runs has failed, what is queued may be submitted to it.
+
+        For after a fault, when nothing is known of where this one stands; it is not used again.
+        """
+        found = Scheduler(self._limits, self._policy)
+        found._counts = Counter({name: getattr(self.counts, name) for name in _COUNTS})
+        found._counts["failed"] += len(self._running)
+        for scheduled in self.unfinished:
+            scheduled.phase = "ended"
+        return found
 
     def _end(self, scheduled: ScheduledRequest, outcome: str) -> bool:
         """Take it out of where it is; whether it has not ended before."""

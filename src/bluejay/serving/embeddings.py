@@ -1,9 +1,7 @@
 """`POST /v1/embeddings`: the model's last hidden states as vectors of length 1."""
 
-import asyncio
 import base64
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Annotated, Any, Literal, Protocol
 
@@ -13,6 +11,7 @@ from msgspec import Meta
 from numpy.typing import NDArray
 from starlette.responses import Response
 
+from bluejay.serving.desk import Desk
 from bluejay.serving.errors import ApiError
 from bluejay.serving.prompts import read_prompts
 from bluejay.serving.routes import Call, Route, StrictBody, json_answer
@@ -84,14 +83,12 @@ class EmbeddingsAnswer(msgspec.Struct, frozen=True, kw_only=True):
 
 def embedding_routes(service: TextService, embedder: Embedder) -> list[Route]:
     """The route that makes vectors."""
-    # Of its own: those who wait for their turn would take the threads that tokenize.
-    thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="bluejay-embed")
     return [
         Route(
             method="POST",
             path="/v1/embeddings",
             summary="Vectors of texts.",
-            handler=partial(_embed, service, embedder, thread),
+            handler=partial(_embed, service, embedder, Desk(service.limits, "embeddings")),
             body=EmbeddingsBody,
             answer=EmbeddingsAnswer,
         )
@@ -99,10 +96,7 @@ def embedding_routes(service: TextService, embedder: Embedder) -> list[Route]:
 
 
 async def _embed(
-    service: TextService,
-    embedder: Embedder,
-    thread: ThreadPoolExecutor,
-    call: Call[EmbeddingsBody],
+    service: TextService, embedder: Embedder, desk: Desk, call: Call[EmbeddingsBody]
 ) -> Response:
     body = call.body
     adapter = service.adapter_of(body.model)
@@ -111,7 +105,8 @@ async def _embed(
     make = partial(
         embedder.embed, pooling=body.pooling or "mean", tenant=call.tenant, adapter=adapter
     )
-    vectors = await until_disconnect(call, _vectors(call, thread, make, inputs))
+    with desk.place():
+        vectors = await until_disconnect(call, _vectors(call, desk, make, inputs))
     count = sum(len(ids) for ids in inputs)
     is_base64 = body.encoding_format == "base64"
     data = [
@@ -130,14 +125,15 @@ async def _embed(
 
 async def _vectors(
     call: Call[Any],
-    thread: ThreadPoolExecutor,
+    desk: Desk,
     make: "partial[NDArray[np.float32]]",
     inputs: Sequence[Sequence[int]],
 ) -> list[NDArray[np.float32]]:
     """One after another, so that a client that leaves costs at most one more."""
     found = []
     for ids in inputs:
-        found.append(_normalized(await asyncio.wrap_future(thread.submit(make, ids))))
+        vector = await desk.turn(partial(make, ids), tenant=call.tenant)
+        found.append(_normalized(vector))
         call.record.add_prompt(num_tokens=len(ids))
     return found
 

@@ -71,7 +71,7 @@ def api_error(error: BaseException) -> ApiError:
         case ApiError():
             return error
         case QueueFullError():
-            return ApiError(429, str(error), code=f"{error.limit}_full", headers=_RETRY_LATER)
+            return queue_full(str(error), code=f"{error.limit}_full")
         case EngineStoppedError():
             return unavailable(str(error))
         case BluejayError():
@@ -87,6 +87,11 @@ def api_error(error: BaseException) -> ApiError:
                 # The clients of OpenAI send a 500 twice more: triple load for what fails again.
                 headers={"x-should-retry": "false"},
             )
+
+
+def queue_full(message: str, *, code: str) -> ApiError:
+    """429: the same request may find a place later."""
+    return ApiError(429, message, code=code, headers=_RETRY_LATER)
 
 
 def unavailable(message: str, *, code: str = "unavailable") -> ApiError:

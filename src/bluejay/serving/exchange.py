@@ -1,7 +1,6 @@
 """One request and its answer: the checks, in their order, and what every answer carries."""
 
 import secrets
-from contextlib import suppress
 from typing import Any, Protocol
 
 from starlette.requests import Request
@@ -111,11 +110,14 @@ class Exchange:
                     status_code=204, headers=preflight_headers(self._headers, origin=origin)
                 )
             self._extra |= cors_headers(origin)
-        tenant = self._admit()
-        route, parameters = shell.router.find(scope["method"], scope["path"])
+        route = self._find_route()
+        # Without a key nobody learns which paths there are.
+        is_open = isinstance(route, Route) and route.is_open
+        tenant = "" if is_open else shell.access.tenant(self._headers)
+        if isinstance(route, ApiError):
+            raise route
         if route.needs_engine and (problem := shell.readiness()):
             raise problem
-        scope["path_params"] = parameters
         call = Call(
             body=await self._decoded_body(route),
             request=Request(scope),
@@ -126,13 +128,14 @@ class Exchange:
         )
         return await until_disconnect(call, _handled(route, call))
 
-    def _admit(self) -> str:
-        """The tenant. Without a key nobody learns which paths there are."""
-        with suppress(ApiError):
-            self._route, _ = self._shell.router.find(self._scope["method"], self._scope["path"])
-        if self._route is not None and self._route.is_open:
-            return ""
-        return self._shell.access.tenant(self._headers)
+    def _find_route(self) -> Route | ApiError:
+        """The route, with its path's parameters put where Starlette looks, or why there is none."""
+        try:
+            found = self._shell.router.find(self._scope["method"], self._scope["path"])
+        except ApiError as error:
+            return error
+        self._route, self._scope["path_params"] = found
+        return self._route
 
     async def _decoded_body(self, route: Route) -> Any:
         if route.body is None:
@@ -159,7 +162,13 @@ class Exchange:
 
     def _note(self) -> None:
         method, path = self._scope["method"], self._scope["path"]
-        log_request(self._record, method=method, path=path, status=self._status)
+        log_request(
+            self._record,
+            method=method,
+            path=path,
+            status=self._status,
+            is_probe=self._route is not None and self._route.is_probe,
+        )
         generates = self._record.new_tokens > 0 and self._status == 200
         self._shell.metrics.request(
             method=method if self._route else "other",

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from bluejay.core.errors import UsageError
-from bluejay.serving.errors import ApiError
+from bluejay.serving.errors import ApiError, unavailable
 
 
 def _limit(default: float, flag: str, unit: str) -> Any:
@@ -26,6 +26,10 @@ class _Bounds:
         """The option of the command line that sets the limit `name`."""
         return str(_metadata(self, name)["flag"])
 
+    def unit(self, name: str) -> str:
+        """What the values of `name` are counted in."""
+        return str(_metadata(self, name)["unit"])
+
     def check(
         self, name: str, value: float, *, param: str | None = None, status: int = 400
     ) -> None:
@@ -38,7 +42,7 @@ class _Bounds:
         """The sentence that refuses `value`."""
         what = f"{param} has" if param else "The request has"
         return (
-            f"{what} {value:,} {_metadata(self, name)['unit']} and the limit is"
+            f"{what} {value:,} {self.unit(name)} and the limit is"
             f" {getattr(self, name):,}: shorten it, or raise the limit with the server's"
             f" {self.flag(name)}."
         )
@@ -89,6 +93,22 @@ class WaitLimits(_Bounds):
     drain_seconds: float = _limit(30.0, "--drain-timeout", "seconds")
     ping_seconds: float = _limit(15.0, "--ping-interval", "seconds")
 
+    def queue_timeout(self) -> ApiError:
+        """What is told to a call whose turn has not come in time."""
+        return unavailable(
+            f"The request waited {self.queue_seconds:g} s in the queue and its turn did not come:"
+            f" send it again later, or raise the server's {self.flag('queue_seconds')}.",
+            code="queue_timeout",
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeskLimits(_Bounds):
+    """How many calls at once may run or wait for what works beside the engine."""
+
+    embeddings: int = _limit(64, "--max-embedding-requests", "requests for embeddings")
+    suggestions: int = _limit(32, "--max-suggest-requests", "requests for words")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
@@ -97,6 +117,7 @@ class Limits:
     connection: ConnectionLimits = field(default_factory=ConnectionLimits)
     request: RequestLimits = field(default_factory=RequestLimits)
     wait: WaitLimits = field(default_factory=WaitLimits)
+    desk: DeskLimits = field(default_factory=DeskLimits)
 
 
 ENGINE_FLAGS = {

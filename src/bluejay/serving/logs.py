@@ -14,8 +14,13 @@ _FIELDS = "bluejay_fields"
 _PATH_CHARACTERS = 100
 
 
-def log_request(record: RequestRecord, *, method: str, path: str, status: int) -> None:
-    """The line of a request that has ended. `path` is without its query, which may hold a key."""
+def log_request(
+    record: RequestRecord, *, method: str, path: str, status: int, is_probe: bool = False
+) -> None:
+    """The line of a request that has ended. `path` is without its query, which may hold a key.
+
+    A probe that succeeds comes every few seconds and says nothing: its line is for debugging only.
+    """
     fields: dict[str, str | int | float] = {
         "method": _one_line(method),
         "path": _one_line(path),
@@ -28,7 +33,8 @@ def log_request(record: RequestRecord, *, method: str, path: str, status: int) -
     }
     if record.error is not None:
         fields["error"] = record.error
-    _LOGGER.info("%s", _text(fields), extra={_FIELDS: fields})
+    level = logging.DEBUG if is_probe and status == 200 else logging.INFO
+    _LOGGER.log(level, "%s", _text(fields), extra={_FIELDS: fields})
 
 
 def log_failure(error: BaseException, *, request_id: str) -> None:

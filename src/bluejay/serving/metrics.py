@@ -33,6 +33,7 @@ _COUNTERS = {
     "request_failure": ("Samples that failed.", "failed"),
     "admission_rejections": ("Samples that found the queue full.", "rejected"),
     "recompiles": ("Programs compiled after the engine was ready.", "recompiles"),
+    "engine_restarts": ("Times that the engine began again after a fault.", "restarts"),
 }
 
 

@@ -67,6 +67,7 @@ def probe_routes(readiness: Readiness, metrics: Metrics) -> list[Route]:
             answer=LiveAnswer,
             is_open=True,
             needs_engine=False,
+            is_probe=True,
         ),
         Route(
             method="GET",
@@ -75,6 +76,7 @@ def probe_routes(readiness: Readiness, metrics: Metrics) -> list[Route]:
             handler=ready,
             answer=ReadyAnswer,
             needs_engine=False,
+            is_probe=True,
         ),
         Route(
             method="GET",
@@ -83,5 +85,6 @@ def probe_routes(readiness: Readiness, metrics: Metrics) -> list[Route]:
             handler=figures,
             media_type="text/plain",
             needs_engine=False,
+            is_probe=True,
         ),
     ]

@@ -17,6 +17,7 @@ from bluejay.serving.sampling_fields import (
     Share,
     Temperature,
     TextFormat,
+    TimeoutMs,
     whole,
 )
 from bluejay.serving.writer_fields import WriterFields
@@ -141,7 +142,7 @@ class ResponseBody(StrictBody, frozen=True, kw_only=True):
     ) = None
     user: Annotated[str, Meta(description="Taken, and not used for anything.")] | None = None
     adapter: Annotated[str, Meta(description="Fine-tuned weights, by name.")] | None = None
-    timeout_ms: Positive | None = None
+    timeout_ms: TimeoutMs | None = None
 
 
 class AnswerText(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="output_text"):

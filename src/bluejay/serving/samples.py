@@ -21,7 +21,7 @@ from bluejay.generation.engine_requests import (
 )
 from bluejay.generation.sampler_chain import SamplerChain
 from bluejay.generation.sampling_params import SamplingParams
-from bluejay.serving.errors import engine_failure, unavailable
+from bluejay.serving.errors import engine_failure
 from bluejay.serving.record import RequestRecord
 from bluejay.serving.sample_state import SampleNews, SampleState
 from bluejay.serving.service import TextService
@@ -207,12 +207,7 @@ class SampleRun:
             async with asyncio.timeout(seconds):
                 return await self._mailbox.take()
         except TimeoutError:
-            flag = self._service.limits.wait.flag("queue_seconds")
-            raise unavailable(
-                f"The request waited {seconds:g} s in the queue and its turn did not come: send it"
-                f" again later, or raise the server's {flag}.",
-                code="queue_timeout",
-            ) from None
+            raise self._service.limits.wait.queue_timeout() from None
 
     def _take(self, sample: SampleState, letter: "_Letter") -> Iterator[SampleDelta]:
         """What an event adds to its sample, or a prompt's scores to all samples of the prompt."""

@@ -35,6 +35,15 @@ def whole(low: int, high: int, text: str | None = None) -> Meta:
 
 LARGEST: Final = 2**53  # beyond it clients in JavaScript cannot count
 Positive = Annotated[int, whole(1, LARGEST)]
+TimeoutMs = Annotated[
+    int,
+    whole(
+        1,
+        LARGEST,
+        "An answer that is not finished after so many milliseconds is given up: 504, or an error in"
+        " the stream. At most the server's --request-timeout.",
+    ),
+]
 Temperature = Annotated[
     float,
     Meta(
@@ -132,7 +141,7 @@ class SamplingFields(WriterFields, frozen=True, kw_only=True):
     response_format: ResponseFormat | None = None
     grammar: Annotated[str, Meta(description="GBNF or Lark: the text matches it.")] | None = None
     adapter: Annotated[str, Meta(description="Fine-tuned weights, by name.")] | None = None
-    timeout_ms: Positive | None = None
+    timeout_ms: TimeoutMs | None = None
     ignore_eos: Annotated[bool, Meta(description="The ids that end a text do not.")] | None = None
     context_policy: Policy | None = None
     context_keep: Keep | None = None

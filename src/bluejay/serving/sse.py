@@ -85,10 +85,16 @@ def _granted(call: Call[Any], seconds: float | None) -> float:
 def _too_late(connection: Connection, seconds: float) -> ApiError:
     wait = connection.limits.wait
     remedy = f"ask for less, or raise the server's {wait.flag('request_seconds')}"
+    headers = {}
     if seconds < wait.request_seconds:
         remedy = "ask for less, or for more time"
+        # It was the client's own time: clients that repeat every 504 would only ask thrice.
+        headers = {"x-should-retry": "false"}
     return ApiError(
-        504, f"The request was not finished within {seconds:g} s: {remedy}.", code="timeout"
+        504,
+        f"The request was not finished within {seconds:g} s: {remedy}.",
+        code="timeout",
+        headers=headers,
     )
 
 

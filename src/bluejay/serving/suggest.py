@@ -4,7 +4,6 @@ import asyncio
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Annotated, Any, Final, Literal
@@ -15,7 +14,9 @@ from starlette.responses import Response
 
 from bluejay.core.errors import BluejayError
 from bluejay.model.config import DecoderConfig
+from bluejay.serving.desk import Desk
 from bluejay.serving.errors import ApiError
+from bluejay.serving.limits import Limits
 from bluejay.serving.routes import Call, Route, StrictBody, json_answer
 from bluejay.serving.service import TextService
 from bluejay.serving.sse import until_disconnect
@@ -24,7 +25,6 @@ from bluejay.text.word_search import NextTokens
 
 MAX_WORDS: Final = 20
 MOST_CALLS: Final = 128
-MAX_WAITING: Final = 32
 _SESSION_CHARACTERS: Final = 64
 # Each a name and a number; a session that is forgotten only loses its number.
 _REMEMBERED_SESSIONS: Final = 1024
@@ -104,7 +104,7 @@ def suggest_routes(service: TextService, model: NextTokens) -> list[Route]:
             method="POST",
             path="/v1/suggest",
             summary="The next words.",
-            handler=partial(_suggest, service, Desk(model)),
+            handler=partial(_suggest, service, Typists(model, service.limits)),
             body=SuggestBody,
             answer=SuggestAnswer,
         )
@@ -159,18 +159,17 @@ class _CancellableModel:
             raise _CancelledError
 
 
-class Desk:
-    """Gives searches to one thread, and ends those that nobody wants any more.
+class Typists:
+    """Those who type: their searches, of which those that nobody wants any more are ended.
 
     Used on the event loop. A session is a tenant's: nobody can end another's requests.
     """
 
-    def __init__(self, model: NextTokens) -> None:
+    def __init__(self, model: NextTokens, limits: Limits) -> None:
         self._model = model
-        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="bluejay-suggest")
+        self._desk = Desk(limits, "suggestions")
         self._jobs: dict[tuple[str, str], Job] = {}
         self._sequences: OrderedDict[tuple[str, str], int] = OrderedDict()
-        self._num_waiting = 0
 
     async def run(
         self,
@@ -185,27 +184,19 @@ class Desk:
         key = None if session is None else (tenant, session)
         if key is not None:
             self._replace(key, job, sequence)
-        if self._num_waiting >= MAX_WAITING:
-            raise ApiError(
-                429,
-                f"{MAX_WAITING} requests for words wait already: ask again later.",
-                code="queue_full",
-                headers={"retry-after": "1"},
-            )
-        self._num_waiting += 1
         try:
-            return await self._wait(job, work)
+            with self._desk.place():
+                return await self._wait(job, work, tenant)
         finally:
             job.cancelled.set()
-            self._num_waiting -= 1
             if key is not None and self._jobs.get(key) is job:
                 del self._jobs[key]
 
     async def _wait(
-        self, job: Job, work: Callable[[NextTokens], list[Suggestion]]
+        self, job: Job, work: Callable[[NextTokens], list[Suggestion]], tenant: str
     ) -> list[Suggestion]:
-        future = self._thread.submit(work, _CancellableModel(self._model, job))
-        finding = asyncio.wrap_future(future)
+        search = partial(work, _CancellableModel(self._model, job))
+        finding = asyncio.create_task(self._desk.turn(search, tenant=tenant))
         waiting = asyncio.create_task(job.superseded.wait())
         try:
             await asyncio.wait((finding, waiting), return_when=asyncio.FIRST_COMPLETED)
@@ -215,8 +206,9 @@ class Desk:
         finally:
             waiting.cancel()
             # Not begun, it never will be; begun, it ends by itself and nobody looks at how.
-            if not finding.cancel() and finding.done() and not finding.cancelled():
-                finding.exception()
+            finding.cancel()
+            await asyncio.wait((finding,))
+            _ = finding.cancelled() or finding.exception()
 
     def _replace(self, key: tuple[str, str], job: Job, sequence: int | None) -> None:
         """End the session's request before, unless this one is the earlier of the two."""
@@ -233,7 +225,7 @@ class Desk:
         self._jobs[key] = job
 
 
-async def _suggest(service: TextService, desk: Desk, call: Call[SuggestBody]) -> Response:
+async def _suggest(service: TextService, typists: Typists, call: Call[SuggestBody]) -> Response:
     body = call.body
     if service.adapter_of(body.model) is not None:
         raise ApiError(
@@ -249,7 +241,7 @@ async def _suggest(service: TextService, desk: Desk, call: Call[SuggestBody]) ->
             model, service.tokenizer, body.text, k=k, max_calls=max_calls, least=LEAST_PROBABILITY
         )
 
-    work = desk.run(search, tenant=call.tenant, session=body.session, sequence=body.sequence)
+    work = typists.run(search, tenant=call.tenant, session=body.session, sequence=body.sequence)
     try:
         found = await until_disconnect(call, work)
     except BluejayError as error:
