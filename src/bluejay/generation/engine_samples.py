@@ -131,7 +131,7 @@ class Sample:
             if score.logprob is None or not np.isfinite(score.logprob):
                 ending = Failed(message=DAMAGED, is_transient=False)
             elif score.id in self.request.stop_ids:
-                ending = Finished(reason="stop")
+                ending = Finished(reason="stop", end=score)
             else:
                 scores.append(score)
                 ending = self._append(score.id)

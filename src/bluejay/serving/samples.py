@@ -33,8 +33,9 @@ class SampleOptions:
     """What is asked of all samples of a call.
 
     `scores_prompt` puts the prompt's tokens, scored, in front of every sample, without the first
-    `num_hidden` of each prompt (none are hidden if it is empty). `stop_ids` of None are the model's
-    own. `constraint` and `combine` make a new one for each sample.
+    `num_hidden` of each prompt (none are hidden if it is empty). `shows_end` puts the stop id that
+    ended a sample behind its tokens. `stop_ids` of None are the model's own. `constraint` and
+    `combine` make a new one for each sample.
     """
 
     max_tokens: int
@@ -45,6 +46,7 @@ class SampleOptions:
     num_alternatives: int = 0
     scores_prompt: bool = False
     num_hidden: tuple[int, ...] = ()
+    shows_end: bool = False
     constraint: Callable[[], Constraint] | None = None
     combine: Callable[[], Combine] | None = None
     tenant: str = ""
@@ -109,6 +111,7 @@ class SampleRun:
                 times=service.times,
                 waits_for_prompt=options.scores_prompt,
                 num_hidden=options.num_hidden[prompt] if options.num_hidden else 0,
+                shows_end=options.shows_end,
             )
             for prompt in range(len(prompts))
             for index in range(self._num_run)
