@@ -25,6 +25,7 @@ def main() -> int:
     parser.add_argument("--programs", type=Path, required=True, help="where lm-eval and others are")
     parser.add_argument("--models", nargs="+", default=MODELS)
     parser.add_argument("--count", type=int, default=25, help="examples of each task")
+    parser.add_argument("--tasks", nargs="*", choices=TASKS, default=list(TASKS))
     arguments = parser.parse_args()
     left_out = []
     try:
@@ -44,7 +45,9 @@ def check_model(server: Server, name: str, arguments: argparse.Namespace) -> lis
     data = os.environ.get("BLUEJAY_DATA")
     if data:
         evals = Path(data) / "evals"
-        check_harness(server, load(name), arguments.programs, evals, list(TASKS), arguments.count)
+        check_harness(
+            server, load(name), arguments.programs, evals, arguments.tasks, arguments.count
+        )
     else:
         left_out.append("lm-eval (BLUEJAY_DATA names no folder with evals/)")
     return left_out

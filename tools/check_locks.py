@@ -39,9 +39,7 @@ def read_lock(text: str) -> tuple[set[str], list[str]]:
     return names, problems
 
 
-def asked_for(
-    project: dict[str, Any], parts: list[str], *, with_package: bool = True
-) -> set[str]:
+def asked_for(project: dict[str, Any], parts: list[str], *, with_package: bool = True) -> set[str]:
     """Names that pyproject.toml asks for in these extras and groups, and in its dependencies."""
     extras = project["project"]["optional-dependencies"]
     groups = project["dependency-groups"]
