@@ -14,6 +14,7 @@ from pathlib import Path
 
 from bluejay.runs.language_model import load
 from real_clients.harness import check_harness
+from real_clients.neovim import check_neovim, missing
 from real_clients.scoring_tasks import TASKS
 from real_clients.servers import Miss, Server, serving
 
@@ -50,6 +51,11 @@ def check_model(server: Server, name: str, arguments: argparse.Namespace) -> lis
         )
     else:
         left_out.append("lm-eval (BLUEJAY_DATA names no folder with evals/)")
+    plugin = os.environ.get("LLAMA_VIM")
+    if reason := missing(plugin):
+        left_out.append(reason)
+    elif plugin:
+        check_neovim(server, plugin)
     return left_out
 
 
