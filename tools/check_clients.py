@@ -12,11 +12,12 @@ import os
 import sys
 from pathlib import Path
 
-from bluejay.runs.language_model import load
 from real_clients.harness import check_harness
 from real_clients.neovim import check_neovim, missing
 from real_clients.scoring_tasks import TASKS
 from real_clients.servers import Miss, Server, serving
+
+from bluejay.runs.language_model import load
 
 MODELS = ("bluejay-tiny", "smollm2-135m-instruct")
 

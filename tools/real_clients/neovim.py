@@ -76,7 +76,9 @@ def _editor(folder: Path) -> Iterator[int]:
     shown: list[bytes] = []
     threading.Thread(target=_drain, args=(master, shown), daemon=True).start()
     try:
-        _wait_for(lambda: (folder / "hint").exists(), "neovim starts", lambda: b"".join(shown)[-500:])
+        _wait_for(
+            lambda: (folder / "hint").exists(), "neovim starts", lambda: b"".join(shown)[-500:]
+        )
         yield master
     finally:
         os.kill(process, 9)
