@@ -92,7 +92,7 @@ def _compare(task: str, server: Server, model: LanguageModel, folder: Path) -> N
         own = []
         for texts, value, greedy in asked_and_found(sample):
             score, is_greedy = _score(model, texts)
-            # Rolling scores are sums over whole texts: their mean is compared, as their figures are.
+            # Rolling scores are sums over whole texts: their means are compared.
             num_parts = 1 if len(texts) == 2 else len(model.tokenizer.encode(texts[0]))
             worst = max(worst, abs(score - value) / num_parts)
             own.append((score, is_greedy))

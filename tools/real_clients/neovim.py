@@ -56,12 +56,12 @@ def _settings(server: Server, plugin: str, folder: Path) -> str:
     """Older plugins read `endpoint`, newer ones `endpoint_fim`. What is drawn goes into a file."""
     url = f"{server.url}/infill"
     config = {"endpoint": url, "endpoint_fim": url, "api_key": "", "n_predict": 24}
+    draw = f"writefile([json_encode({_DRAWN})], '{folder}/hint')"
     lines = [
         "set noswapfile shortmess+=I nomodeline",
         f"let g:llama_config = {json.dumps(config)}",
         f"set runtimepath^={Path(plugin).resolve()}",
-        f"call timer_start(20, {{-> writefile([json_encode({_DRAWN})], '{folder}/hint')}},"
-        " {'repeat': -1})",
+        f"call timer_start(20, {{-> {draw}}}, {{'repeat': -1}})",
     ]
     return "\n".join(lines) + "\n"
 
