@@ -14,6 +14,7 @@ from pathlib import Path
 
 from real_clients.harness import check_harness
 from real_clients.neovim import check_neovim, missing
+from real_clients.packages import check_packages
 from real_clients.scoring_tasks import TASKS
 from real_clients.servers import Miss, Server, serving
 
@@ -43,13 +44,12 @@ def main() -> int:
 
 def check_model(server: Server, name: str, arguments: argparse.Namespace) -> list[str]:
     """All clients on one server; what could not be run, with the reason."""
-    left_out = []
+    left_out, model = [], load(name)
+    check_packages(server, model, arguments.programs)
     data = os.environ.get("BLUEJAY_DATA")
     if data:
         evals = Path(data) / "evals"
-        check_harness(
-            server, load(name), arguments.programs, evals, arguments.tasks, arguments.count
-        )
+        check_harness(server, model, arguments.programs, evals, arguments.tasks, arguments.count)
     else:
         left_out.append("lm-eval (BLUEJAY_DATA names no folder with evals/)")
     plugin = os.environ.get("LLAMA_VIM")
