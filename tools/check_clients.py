@@ -23,9 +23,16 @@ from bluejay.runs.language_model import load
 MODELS = ("bluejay-tiny", "smollm2-135m-instruct")
 
 
+def _folder(text: str) -> Path:
+    # Programs run in folders of their own; links are kept, for they tell an environment's python.
+    return Path(text).absolute()
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--programs", type=Path, required=True, help="where lm-eval and others are")
+    parser.add_argument(
+        "--programs", type=_folder, required=True, help="where lm-eval and others are"
+    )
     parser.add_argument("--models", nargs="+", default=MODELS)
     parser.add_argument("--count", type=int, default=25, help="examples of each task")
     parser.add_argument("--tasks", nargs="*", choices=TASKS, default=list(TASKS))
