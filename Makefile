@@ -4,6 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 CACHE := .cache
+CLIENTS := $(CACHE)/clients
 UV := $(BIN)/uv
 UV_INSTALL := $(UV) pip install --quiet --python $(BIN)/python
 # From the public index alone, and without a word about where this machine found things.
@@ -24,7 +25,7 @@ MODEL := smollm2-135m-instruct
 BENCHMARKS := start_up sampling train_step
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-network fuzz-serve check check-native check-forged check-neon check-wheel bench docs lock clean
+.PHONY: help demo test test-network fuzz-serve check check-native check-forged check-neon check-wheel check-clients bench docs lock clean
 
 help:
 	@echo "make demo   fetch a real model, complete a prompt, show the next words"
@@ -102,6 +103,11 @@ check-neon: $(VENV)/runtime-ready
 check-wheel: $(VENV)/dev-ready
 	@$(BIN)/python tools/check_wheel.py
 
+# Other people's programs against `bluejay serve`, scores and texts compared with those made here. BLUEJAY_DATA
+# names the folder with evals/, LLAMA_VIM one with the sources of llama.vim; what is not given is said.
+check-clients: $(VENV)/dev-ready $(CLIENTS)/ready
+	@$(BIN)/python tools/check_clients.py --programs $(CLIENTS)/bin $(CHECK_CLIENTS)
+
 bench: $(VENV)/dev-ready
 	@for name in $(BENCHMARKS); do echo "== $$name"; $(BIN)/python benchmarks/$$name.py || exit 1; done
 
@@ -113,6 +119,7 @@ lock: $(VENV)/dev-ready
 	$(LOCK) pyproject.toml --extra hub --extra serve --extra train --group build -o requirements.lock
 	$(LOCK) pyproject.toml --extra hub --extra serve --extra train --group dev -c requirements.lock -o requirements-dev.lock
 	$(LOCK) pyproject.toml --group golden -o requirements-golden.lock
+	$(LOCK) --group clients -o requirements-clients.lock
 
 clean:
 	rm -rf $(CACHE) build dist
@@ -149,4 +156,11 @@ $(VENV)/runtime-ready: requirements.lock pyproject.toml $(NATIVE) | $(UV)
 $(VENV)/dev-ready: requirements-dev.lock $(VENV)/runtime-ready
 	@echo "Installing what the tests run on (once) ..."
 	@$(UV_INSTALL) --require-hashes -r requirements-dev.lock
+	@touch $@
+
+$(CLIENTS)/ready: requirements-clients.lock $(VENV)/runtime-ready
+	@echo "Installing the clients that the server is tried with (once, 700 MB) ..."
+	@$(UV) venv --quiet --allow-existing --python $(BIN)/python $(CLIENTS)
+	@$(UV) pip install --quiet --python $(CLIENTS)/bin/python --require-hashes \
+	  -r requirements-clients.lock
 	@touch $@

@@ -58,7 +58,10 @@ def test_a_crowd_gets_what_each_gets_alone(engine: SlotEngine) -> None:
     for request, client in zip(requests, crowd, strict=True):
         assert client.wait().tokens == expected(RUNNER, request)
         met_stop = len(client.tokens) < request.max_tokens
-        assert client.ending == Finished(reason="stop" if met_stop else "length")
+        assert isinstance(client.ending, Finished)
+        assert client.ending.reason == ("stop" if met_stop else "length")
+        end = client.ending.end
+        assert (end is not None and end.id in request.stop_ids) == met_stop
     alone = [Client(engine, request).wait().tokens for request in requests[:5]]
     assert alone == [client.tokens for client in crowd[:5]]
     assert engine.status().recompiles == 0

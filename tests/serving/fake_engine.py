@@ -180,7 +180,7 @@ class TinyModel:
                 row = request.combine(row[None].astype(np.float32)).astype(np.float64)
             token = _choose(row, request.sampling, (request.sample_index, position))
             if token in request.stop_ids:
-                yield Finished(reason="stop")
+                yield Finished(reason="stop", end=self.score(last, token, wanted))
                 return
             if request.constraint is not None:
                 request.constraint.accept(token)

@@ -206,6 +206,30 @@ def test_scoring_ids_shows_each_of_them(served: TextServer) -> None:
     assert found.text == tokenizer(served).decode([*ids, *greedy(served, ids, 1)])
 
 
+@pytest.mark.parametrize("max_tokens", [1, 7])
+def test_the_end_of_a_scored_text_has_its_number_too(served: TextServer, max_tokens: int) -> None:
+    ids = ids_of(served, PROMPT)
+    [end] = sorted(served.service.conventions.stop_ids)[:1]
+    given: dict[str, Any] = {"logit_bias": {str(end): 100}, "logprobs": 1, "echo": True}
+    answer = complete(served, prompt=[ids], max_tokens=max_tokens, **given)
+    found = answer.choices[0].logprobs
+    assert found is not None
+    lists = found.model_dump()
+    # As OpenAI's API has it: without it, who takes one token to be new takes one of the prompt.
+    assert [len(values) for values in lists.values()] == [len(ids) + 1] * 4
+    rest = {name: values[1:] for name, values in lists.items()}
+    check_logprobs(served, ids[:1], rest, num_alternatives=1)
+    assert lists["text_offset"][-1] == len(answer.choices[0].text)
+    assert answer.choices[0].text == tokenizer(served).decode(ids)
+    assert (answer.usage and answer.usage.completion_tokens) == 0
+    events = list(complete(served, prompt=[ids], max_tokens=max_tokens, **given, stream=True))
+    assert merged(events) == [choice.model_dump() for choice in answer.choices]
+    given["echo"] = False
+    unscored = choice(served, prompt=[ids], max_tokens=max_tokens, **given).logprobs
+    assert unscored is not None
+    assert unscored.tokens == []
+
+
 @pytest.mark.parametrize("echo", [False, True])
 def test_offsets_say_where_tokens_begin_in_the_text(served: TextServer, echo: bool) -> None:
     found = choice(served, prompt="naïve €", echo=echo, logprobs=0, max_tokens=20)

@@ -43,9 +43,12 @@ def real(request: pytest.FixtureRequest) -> Iterator[tuple[Client, Any]]:
 def test_text_to_ids_and_back(real: tuple[Client, Any], text: str, name: str) -> None:
     client, tokenizer = real
     found = client.post("/tokenize", **{name: text})
-    assert found["tokens"] == tokenizer.encode(text)
+    assert found["tokens"] == tokenizer.encode(text, allow_special=name == "prompt")
+    plain = client.post("/tokenize", **{name: text}, parse_special=False)["tokens"]
+    assert plain == tokenizer.encode(text)
     assert found["count"] == len(found["tokens"])
-    assert client.post("/detokenize", tokens=found["tokens"]) == {"content": text}
+    both = {"content": text, "prompt": text}
+    assert client.post("/detokenize", tokens=found["tokens"]) == both
 
 
 @pytest.mark.parametrize("text", TEXTS)
@@ -68,7 +71,24 @@ def test_a_part_of_a_character_is_its_bytes(small: Client) -> None:
     assert pieces[0] == {"id": pieces[0]["id"], "piece": [0xC3], "start": 0, "end": 1}
     assert pieces[1] == {"id": pieces[1]["id"], "piece": [0xA9], "start": 0, "end": 1}
     assert pieces[2] == {"id": 258, "piece": " the", "start": 1, "end": 5}
-    assert small.post("/detokenize", tokens=[pieces[0]["id"]]) == {"content": "\ufffd"}
+    part = small.post("/detokenize", tokens=[pieces[0]["id"]])
+    assert part == {"content": "\ufffd", "prompt": "\ufffd"}
+
+
+def test_the_tokenizer_names_its_special_tokens(real: tuple[Client, Any]) -> None:
+    client, tokenizer = real
+    info = client.get("/tokenizer_info")
+    for name, found in (
+        ("bos_token", tokenizer.document_start_id),
+        ("eos_token", tokenizer.eos_id),
+        ("pad_token", tokenizer.pad_id),
+        ("unk_token", tokenizer.unk_id),
+    ):
+        assert (None if info[name] is None else tokenizer.token_id(info[name])) == found
+    assert client.post("/tokenize", prompt=info["bos_token"])["tokens"] == [
+        tokenizer.document_start_id
+    ]
+    assert info["model_max_length"] == 2048
 
 
 def test_the_document_start_and_special_names_only_where_asked(small: Client) -> None:

@@ -26,6 +26,7 @@ from bluejay.serving.models import model_routes
 from bluejay.serving.responses import response_routes
 from bluejay.serving.routes import Route
 from bluejay.serving.service import TextService
+from bluejay.serving.tokens import token_routes
 from bluejay.text.chat_templates import PLAIN
 from bluejay.vocab.roles import SpecialRoles
 from bluejay.vocab.tokenizer import Tokenizer
@@ -64,7 +65,7 @@ def text_service(engine: Engine, **given: Any) -> TextService:
 
 def text_routes(service: TextService) -> list[Route]:
     """All text routes of a service."""
-    makers = (completion_routes, chat_routes, response_routes, model_routes)
+    makers = (completion_routes, chat_routes, response_routes, model_routes, token_routes)
     return [route for make in makers for route in make(service)]
 
 

@@ -55,7 +55,7 @@ def test_locks(
         '[project]\ndependencies = ["numpy>=2"]\n[project.optional-dependencies]\n'
         '[dependency-groups]\ngolden = ["NumPy"]\n'
     )
-    for lock in ("requirements.lock", "requirements-dev.lock", "requirements-golden.lock"):
+    for lock in check_locks.LOCKS:
         (folder / lock).write_text(requirement + "\n")
     assert check_locks.main() == (problem is not None)
     assert (problem or "1 packages") in capsys.readouterr().out

@@ -16,7 +16,7 @@ from bluejay.core.errors import BluejayError
 from bluejay.core.failpoints import failpoint
 from bluejay.generation.engine_pace import CallPace
 from bluejay.generation.engine_requests import Failed, Finished
-from bluejay.generation.engine_samples import DAMAGED, Outcome, Sample
+from bluejay.generation.engine_samples import DAMAGED, Outcome, Sample, token_score
 from bluejay.generation.engine_speculation import LoneSample, known_times
 from bluejay.generation.sampling_params import SamplingParams
 from bluejay.generation.scheduled_steps import PrefillChunk
@@ -227,10 +227,13 @@ class DeviceCalls:
         if isinstance(combined, Failed):
             return Outcome(sample=sample, ending=combined)
         outcome = self._choose(sample, combined)
-        if len(logits) > 1 or outcome.choices is None or not outcome.num_new:
+        if len(logits) > 1 or outcome.choices is None:
             return outcome
-        token = int(outcome.choices.ids[0, outcome.row])
-        return replace(outcome, choices=self._own_choice(sample, logits, token), row=0)
+        own = self._own_choice(sample, logits, int(outcome.choices.ids[0, outcome.row]))
+        ending = outcome.ending
+        if isinstance(ending, Finished) and ending.end is not None:
+            ending = replace(ending, end=token_score(own, 0, 0, sample.request.num_alternatives))
+        return replace(outcome, choices=own, row=0, ending=ending)
 
     def _own_choice(self, sample: Sample, logits: NDArray[np.float32], token: int) -> HostChoices:
         """An id as the model itself scores it by its logits [1, V], whatever it was chosen from."""

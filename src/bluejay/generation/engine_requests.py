@@ -110,9 +110,11 @@ class NewTokens:
 
 @dataclass(frozen=True, kw_only=True)
 class Finished:
-    """The sample has ended: by a stop id or a complete constraint, or by `max_tokens`."""
+    """The sample has ended: by a stop id or a complete constraint, or by `max_tokens`. `end` is the
+    stop id that was chosen."""
 
     reason: FinishReason
+    end: TokenScore | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

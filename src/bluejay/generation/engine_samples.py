@@ -156,11 +156,12 @@ class Sample:
         before = len(self.ids)
         ending: Finished | Failed | None = None
         pairs = zip(choices.ids[:, row].tolist(), choices.logprobs[:, row].tolist(), strict=True)
-        for token, logprob in pairs:
+        for step, (token, logprob) in enumerate(pairs):
             if not math.isfinite(logprob):
                 ending = Failed(message=DAMAGED, is_transient=False)
             elif token in self.request.stop_ids:
-                ending = Finished(reason="stop")
+                end = token_score(choices, step, row, self.request.num_alternatives)
+                ending = Finished(reason="stop", end=end)
             else:
                 ending = self._append(token)
             if ending is not None:

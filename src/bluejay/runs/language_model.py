@@ -180,7 +180,10 @@ class LanguageModel:
         if not context or not continuation:
             raise UsageError("Scoring needs at least one token of context and of continuation.")
         ids = [*context, *continuation]
-        rows = self.runner.score(ids[:-1])[len(context) - 1 :]
+        # The last id is read too, where it fits, as a server that echoes the text reads it: how a
+        # text is cut into chunks, and so its rounding, follows from its length.
+        read = ids if len(ids) <= self.config.context_length else ids[:-1]
+        rows = self.runner.score(read)[len(context) - 1 : len(ids) - 1]
         scores = allowed_log_probabilities(rows, self.allowed)
         chosen = scores[np.arange(len(continuation)), np.asarray(continuation)]
         greedy = bool((scores.argmax(axis=-1) == np.asarray(continuation)).all())

@@ -21,7 +21,8 @@ class PromptTokensDetails(msgspec.Struct, frozen=True, kw_only=True):
 class CompletionUsage(msgspec.Struct, frozen=True, kw_only=True):
     """Tokens of a request: each prompt once, and the new ones of all samples that were made.
 
-    The token that completes a stop string counts, one that ends the model's text does not.
+    The token that completes a stop string counts, one that ends the model's text does not, not even
+    where echo and logprobs show it.
     """
 
     prompt_tokens: int

@@ -28,6 +28,8 @@ REFUSED = {
     "metadata": "nothing is stored.",
     "service_tier": "there is one tier.",
     "prompt_cache_key": "prompts are reused without one.",
+    "moderation": "nothing is judged: check texts before and after.",
+    "prompt_cache_options": "prompts are reused as long as there is room.",
     "prompt_cache_retention": "prompts are reused as long as there is room.",
     "safety_identifier": "nobody is told about users.",
     "echo": "only /v1/completions has it.",

@@ -66,6 +66,9 @@ async def _complete(service: TextService, call: Call[CompletionBody]) -> Respons
         num_alternatives=_num_alternatives(service, body),
         scores_prompt=bool(body.echo),
         num_hidden=tuple(prompt.num_hidden for prompt in prompts),
+        # Who scores a text counts on a number for each token that was made, as OpenAI's API has it:
+        # lm-evaluation-harness drops the last one, whatever it is.
+        shows_end=bool(body.echo),
     )
     run = SampleRun(service, [prompt.ids for prompt in prompts], options, record=call.record)
     writer = _Writer(service, call, num_choices=n)

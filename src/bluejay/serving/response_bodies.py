@@ -29,11 +29,17 @@ SAMPLER_NAMES = (
     *("frequency_penalty", "logit_bias"),
 )
 _STATELESS = "nothing is stored: send the whole conversation as input."
+_REUSED = "prompts are reused as long as there is room."
 _NO_TOOLS = "these models were not trained to call tools."
 REFUSED = {
     "previous_response_id": _STATELESS,
     "conversation": _STATELESS,
     "background": _STATELESS,
+    "background_options": _STATELESS,
+    "access_programs": "there are none: a key opens all that is served.",
+    "context_management": "set truncation to 'auto' instead.",
+    "image": "this server answers with text only.",
+    "moderation": "nothing is judged: check texts before and after.",
     "metadata": _STATELESS,
     "prompt": "send instructions and input.",
     "tool_choice": _NO_TOOLS,
@@ -42,7 +48,8 @@ REFUSED = {
     "reasoning": "these models do not reason apart from their answer.",
     "service_tier": "there is one tier.",
     "prompt_cache_key": "prompts are reused without one.",
-    "prompt_cache_retention": "prompts are reused as long as there is room.",
+    "prompt_cache_options": _REUSED,
+    "prompt_cache_retention": _REUSED,
     "safety_identifier": "nobody is told about users.",
     "stream_options": "usage comes with the last event.",
     "messages": "send input, or use /v1/chat/completions.",

@@ -35,7 +35,8 @@ class SampleNews:
 @dataclass(kw_only=True)
 class SampleState:
     """A sample that `waits_for_prompt` holds its own tokens back until the prompt's scores come:
-    one sample of a prompt asks for them, for all. The first `num_hidden` of them are not shown."""
+    one sample of a prompt asks for them, for all. The first `num_hidden` of them are not shown, the
+    stop id that ends the sample only if it `shows_end`."""
 
     prompt_index: int
     sample_index: int
@@ -43,6 +44,7 @@ class SampleState:
     times: TokenTimes
     waits_for_prompt: bool = False
     num_hidden: int = 0
+    shows_end: bool = False
     cancel: Callable[[], None] | None = None
     is_open: bool = True
     has_begun: bool = False
@@ -77,7 +79,7 @@ class SampleState:
             self._held.append((event, at))
             return SampleNews()
         if isinstance(event, Finished):
-            return self._finish(event.reason)
+            return self._finish(event.reason, event.end if self.shows_end else None)
         return self._write(event.scores, at)
 
     def end(self) -> None:
@@ -99,9 +101,9 @@ class SampleState:
             news += self._finish("stop")
         return news
 
-    def _finish(self, reason: FinishReason) -> SampleNews:
+    def _finish(self, reason: FinishReason, end: TokenScore | None = None) -> SampleNews:
         self.is_open = False
-        piece = self.writer.finish()
+        piece = self.writer.finish(end)
         # The end of the text may complete a stop string: half a character has become U+FFFD.
         return SampleNews(piece=piece, finish_reason="stop" if self.writer.is_stopped else reason)
 

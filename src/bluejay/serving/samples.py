@@ -33,9 +33,10 @@ class SampleOptions:
     """What is asked of all samples of a call.
 
     `scores_prompt` puts the prompt's tokens, scored, in front of every sample, without the first
-    `num_hidden` of each prompt (none are hidden if it is empty). `stop_ids` of None are the model's
-    own. `constraint` makes a new one for each sample. So does `chain`, of a prompt and a sample's
-    number; it takes the place of `constraint` and of all of `sampling` but the seed.
+    `num_hidden` of each prompt (none are hidden if it is empty). `shows_end` puts the stop id that
+    ended a sample behind its tokens. `stop_ids` of None are the model's own. `constraint` makes a
+    new one for each sample. So does `chain`, of a prompt and a sample's number; it takes the place
+    of `constraint` and of all of `sampling` but the seed.
     """
 
     max_tokens: int
@@ -46,6 +47,7 @@ class SampleOptions:
     num_alternatives: int = 0
     scores_prompt: bool = False
     num_hidden: tuple[int, ...] = ()
+    shows_end: bool = False
     constraint: Callable[[], Constraint] | None = None
     chain: Callable[[Sequence[int], int], SamplerChain] | None = None
     tenant: str = ""
@@ -110,6 +112,7 @@ class SampleRun:
                 times=service.times,
                 waits_for_prompt=options.scores_prompt,
                 num_hidden=options.num_hidden[prompt] if options.num_hidden else 0,
+                shows_end=options.shows_end,
             )
             for prompt in range(len(prompts))
             for index in range(self._num_run)

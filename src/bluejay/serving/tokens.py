@@ -1,4 +1,5 @@
-"""`POST /tokenize` and `/detokenize`: text to ids and back, in llama.cpp's shape."""
+"""`/tokenize` and `/detokenize`: text to ids and back, in the shapes of llama.cpp and of vLLM, and
+`/tokenizer_info`, by which lm-evaluation-harness knows that it needs no tokenizer of its own."""
 
 import asyncio
 from collections.abc import Sequence
@@ -22,7 +23,16 @@ class TokenizeBody(StrictBody, frozen=True, kw_only=True):
     """A text under one of its three usual names. null is as if absent."""
 
     content: Annotated[str, Meta(description="The text, as llama.cpp calls it.")] | None = None
-    prompt: Annotated[str, Meta(description="The text, as vLLM calls it.")] | None = None
+    prompt: (
+        Annotated[
+            str,
+            Meta(
+                description="The text, as vLLM calls it, and as there: names of special tokens are"
+                " those tokens unless parse_special is false."
+            ),
+        ]
+        | None
+    ) = None
     input: Annotated[str, Meta(description="The text.")] | None = None
     add_special: (
         Annotated[bool, Meta(description="Ids as a prompt has them, behind the document start.")]
@@ -32,7 +42,9 @@ class TokenizeBody(StrictBody, frozen=True, kw_only=True):
     parse_special: (
         Annotated[
             bool,
-            Meta(description="Names of special tokens are those tokens; plain text if absent."),
+            Meta(
+                description="Names of special tokens are those tokens; if absent, only in prompt."
+            ),
         ]
         | None
     ) = None
@@ -66,9 +78,21 @@ class DetokenizeBody(StrictBody, frozen=True, kw_only=True):
 
 
 class DetokenizeAnswer(msgspec.Struct, frozen=True, kw_only=True):
-    """Their text; bytes that are none become U+FFFD."""
+    """Their text, as llama.cpp and as vLLM call it; bytes that are none become U+FFFD."""
 
     content: str
+    prompt: str
+
+
+class TokenizerInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """The names of the tokens with a job, null where there is none. `bos_token` is the one that the
+    server puts before texts. There is no chat template: those of this server are no Jinja."""
+
+    bos_token: str | None
+    eos_token: str | None
+    pad_token: str | None
+    unk_token: str | None
+    model_max_length: int
 
 
 def token_routes(service: TextService) -> list[Route]:
@@ -90,6 +114,14 @@ def token_routes(service: TextService) -> list[Route]:
             handler=partial(_detokenize, service),
             body=DetokenizeBody,
             answer=DetokenizeAnswer,
+            needs_engine=False,
+        ),
+        Route(
+            method="GET",
+            path="/tokenizer_info",
+            summary="The names of special tokens.",
+            handler=partial(_info, service),
+            answer=TokenizerInfo,
             needs_engine=False,
         ),
     ]
@@ -115,7 +147,19 @@ async def _detokenize(service: TextService, call: Call[DetokenizeBody]) -> Respo
         text = work() if len(body.tokens) < _SHORT else await asyncio.to_thread(work)
     except BluejayError as error:
         raise ApiError(400, str(error), param="tokens") from None
-    return json_answer(DetokenizeAnswer(content=text))
+    return json_answer(DetokenizeAnswer(content=text, prompt=text))
+
+
+async def _info(service: TextService, call: Call[None]) -> Response:
+    tokenizer = service.tokenizer
+    roles = {
+        "bos_token": tokenizer.document_start_id,
+        "eos_token": tokenizer.eos_id,
+        "pad_token": tokenizer.pad_id,
+        "unk_token": tokenizer.unk_id,
+    }
+    names = {role: None if i is None else tokenizer.token_name(i) for role, i in roles.items()}
+    return json_answer(TokenizerInfo(**names, model_max_length=service.context_length))
 
 
 def _text(body: TokenizeBody) -> tuple[str, str]:
@@ -137,7 +181,8 @@ def _text(body: TokenizeBody) -> tuple[str, str]:
 
 
 def _answer(service: TextService, body: TokenizeBody, text: str) -> TokenizeAnswer:
-    ids = service.tokenizer.encode(text, allow_special=bool(body.parse_special))
+    reads_names = body.prompt is not None if body.parse_special is None else body.parse_special
+    ids = service.tokenizer.encode(text, allow_special=reads_names)
     begins = bool(body.add_special or body.add_special_tokens)
     start = list(service.conventions.document_start) if begins else []
     tokens: list[int | Piece] = [*start, *ids]

@@ -87,11 +87,15 @@ class SampleWriter:
             self.num_tokens += 1
         return self._piece(text)
 
-    def finish(self) -> TextPiece:
-        """What was held back, now that the sample has ended."""
+    def finish(self, end: TokenScore | None = None) -> TextPiece:
+        """What was held back, now that the sample has ended; `end`, which ended it, comes last,
+        unless a stop string ended it before. It is not counted."""
         text = ""
         if not self.is_stopped:
             text = self._matcher.feed(self._detokenizer.flush()) + self._matcher.flush()
+        if end is not None and not self.is_stopped:
+            offset = self._detokenizer.num_chars
+            self._waiting.append(WrittenToken(score=end, offset=offset, is_shown=False))
         return self._piece(text)
 
     def _take(self, score: TokenScore, *, is_shown: bool = True) -> str:

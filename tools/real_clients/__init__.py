@@ -1,0 +1,1 @@
+"""Programs of others against a live `bluejay serve`, for tools/check_clients.py."""
