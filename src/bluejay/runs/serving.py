@@ -66,19 +66,20 @@ class ModelServer:
 
     def __init__(self, model: LanguageModel, plan: ServingPlan) -> None:
         _require_different(plan)
-        require_memory(model.config, plan.engine, model.runner.cache_dtype)
+        runner = model.runner
+        require_memory(runner.config, plan.engine, runner.cache_dtype, runner.mesh)
         self.plan = plan
-        self.slots_bytes = slots_bytes(model.config, plan.engine, model.runner.cache_dtype)
+        self.slots_bytes = slots_bytes(runner.config, plan.engine, runner.cache_dtype)
         self.num_parameters = parameter_count(decoder_specs(model.config))
         self.engine = SlotEngine(
-            model.runner, allowed=model.allowed, limits=plan.engine, adapters=plan.adapters
+            runner, allowed=model.allowed, limits=plan.engine, adapters=plan.adapters
         )
-        runners = {None: model.runner} | {
-            name: Runner(params, config=model.config, cache_dtype=model.runner.cache_dtype)
+        runners = {None: runner} | {
+            name: Runner(params, config=runner.config, cache_dtype=runner.cache_dtype)
             for name, params in plan.adapters.items()
         }
         self._embedder = ModelEmbedder(runners, context_length=plan.engine.context_length)
-        self._words = TypedRunner(model.runner, most=MOST_TYPED)
+        self._words = TypedRunner(runner, most=MOST_TYPED)
         self._num_compiled = 0
         metrics = Metrics(self.status)
         service = self._service(model, metrics)
