@@ -39,7 +39,7 @@ from bluejay.generation.sampling import (
 from bluejay.generation.sampling_rows import SamplingRows, SamplingState
 from bluejay.generation.speculation_check import check_draft
 from bluejay.kernels.decoding import native_decoding
-from bluejay.model.decoder import extend, logits
+from bluejay.model.decoder import extend
 from bluejay.model.params import DecoderParams
 
 
@@ -224,7 +224,7 @@ def decode_steps(
         places = jnp.minimum(now.lengths, capacity - 1)
         with native_decoding(form.is_native):
             x, cache = extend(params, now.tokens[:, None], places, now.cache, config=form.config)
-            scores = form.whole(logits(params, x, config=form.config)[:, 0])
+            scores = form.logits(params, x)[:, 0]
         choices, sampling = form.choose(scores, rows, now.sampling)
         found = noted(found, choices, step)
         is_live = now.is_live & ~is_stop(choices.ids, rows.stop_ids) & (step + 1 < remaining)

@@ -1,6 +1,6 @@
 """What every program over a decoder is compiled for.
 
-Axes: R rows  V vocabulary
+Axes: B batch  T position  D embed  V vocabulary
 """
 
 from dataclasses import dataclass
@@ -11,9 +11,11 @@ from jax.sharding import Mesh
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from bluejay.mesh.programs import heads_over, whole_on
+from bluejay.mesh.programs import heads_over, last_over, whole_on
 from bluejay.model.cache import Cache, empty_cache
 from bluejay.model.config import DecoderConfig
+from bluejay.model.decoder import logits
+from bluejay.model.params import DecoderParams
 
 Kept = TypeVar("Kept")
 
@@ -31,11 +33,18 @@ class ProgramForm:
         place = None if self.mesh is None else heads_over(self.mesh)
         return empty_cache(self.config, batch=batch, capacity=capacity, dtype=dtype, sharding=place)
 
-    def whole(self, values: Float[Array, "..."]) -> Float[Array, "..."]:
-        """The same on every device: what follows is the same work everywhere, and no traffic.
+    def logits(self, params: DecoderParams, x: Float[Array, "B T D"]) -> Float[Array, "B T V"]:
+        """As `bluejay.model.decoder.logits`, and the same on every device: ids are chosen by the
+        same work everywhere, and no traffic."""
+        scores: Array = logits(params, x, config=self.config)
+        if self.mesh is None:
+            return scores
+        # Or the compiler may send the head to every device in place of its logits.
+        split = jax.lax.with_sharding_constraint(scores, last_over(self.mesh, scores.ndim))
+        return self.whole(split)[..., : self.config.vocab_size]
 
-        For logits, from which ids are chosen, and states that leave the decoder.
-        """
+    def whole(self, values: Float[Array, "..."]) -> Float[Array, "..."]:
+        """The same on every device."""
         if self.mesh is None:
             return values
         same: Array = jax.lax.with_sharding_constraint(values, whole_on(self.mesh))

@@ -33,7 +33,7 @@ from bluejay.mesh.programs import in_order, mesh_of
 from bluejay.model.cache import Cache
 from bluejay.model.cached_block import decodes_block_natively, keep_params
 from bluejay.model.config import DecoderConfig
-from bluejay.model.decoder import extend, logits
+from bluejay.model.decoder import extend
 from bluejay.model.params import DecoderParams
 from bluejay.nn.quantized import QuantizedWeight, take_rows
 
@@ -335,7 +335,7 @@ def _run_chunk(
     with native_decoding(form.is_native):
         x, cache = extend(params, ids, starts, cache, config=form.config)
         ends = jnp.take_along_axis(x, last[:, None, None], axis=1)
-        return form.whole(logits(params, ends, config=form.config)[:, 0]), form.kept(cache)
+        return form.logits(params, ends)[:, 0], form.kept(cache)
 
 
 def _score_chunk(
@@ -348,7 +348,7 @@ def _score_chunk(
 ) -> tuple[Float[Array, "R T V"], Cache]:
     with native_decoding(form.is_native):
         x, cache = extend(params, ids, starts, cache, config=form.config)
-        return form.whole(logits(params, x, config=form.config)), form.kept(cache)
+        return form.logits(params, x), form.kept(cache)
 
 
 def num_compiled(program: Callable[..., object]) -> int:

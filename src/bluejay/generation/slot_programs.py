@@ -24,7 +24,7 @@ from bluejay.generation.sampling_rows import FILTERS, PENALTIES, SamplingState
 from bluejay.generation.slot_rows import RowInputs, packed_choices
 from bluejay.kernels.decoding import SlotRows, native_decoding
 from bluejay.model.cache import Cache
-from bluejay.model.decoder import extend, extend_slots, logits
+from bluejay.model.decoder import extend, extend_slots
 from bluejay.model.params import DecoderParams
 
 MOST_ALTERNATIVES: Final = 20
@@ -101,7 +101,7 @@ def score_chunk(
         last = _logits_at(params, x, place[2], form)
 
         def score(piece: tuple[Float[Array, "1 P D"], Int32[Array, "P"]]) -> Choices:
-            scores = form.whole(logits(params, piece[0], config=form.config)[0])
+            scores = form.logits(params, piece[0])[0]
             found: Choices = log_probabilities(
                 scores,
                 piece[1],
@@ -155,7 +155,7 @@ def decode_rows(
         with native_decoding(form.is_native):
             at = now.tokens, now.lengths
             x, cache = _extend_rows(params, rows, at, now.state.cache, form)
-            scores = form.whole(logits(params, x, config=form.config)[:, 0])
+            scores = form.logits(params, x)[:, 0]
         choices, tables = choose(
             scores, rows, masks, now.state.tables, num_chosen + now.number, form
         )
@@ -200,7 +200,7 @@ def peek_rows(
     with native_decoding(form.is_native):
         now = rows.column("token"), rows.column("length")
         x, cache = _extend_rows(params, rows, now, state.cache, form)
-        scores: Array = form.whole(logits(params, x, config=form.config)[:, 0])
+        scores: Array = form.logits(params, x)[:, 0]
         return scores, replace(state, cache=cache)
 
 
@@ -267,8 +267,8 @@ def _logits_at(
     params: DecoderParams, x: Float[Array, "1 T D"], token: Int32[Array, ""], form: SlotForm
 ) -> Float[Array, "1 V"]:
     end = jax.lax.dynamic_slice_in_dim(x, token, 1, axis=1)
-    found: Array = logits(params, end, config=form.config)[:, 0]
-    return form.whole(found)
+    found: Array = form.logits(params, end)[:, 0]
+    return found
 
 
 def _extend_one(

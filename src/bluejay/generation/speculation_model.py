@@ -25,7 +25,7 @@ from bluejay.generation.sampling_rows import SamplingRows, SamplingState
 from bluejay.generation.speculation_length import Acceptance
 from bluejay.kernels.decoding import native_decoding
 from bluejay.model.cache import Cache
-from bluejay.model.decoder import extend, logits
+from bluejay.model.decoder import extend
 from bluejay.model.params import DecoderParams
 
 # Ids that are run one by one before the first is drafted; more go through prefill.
@@ -144,7 +144,7 @@ def draft_ids(
         with native_decoding(form.is_native):
             start = (feed.start + now.step)[None]
             x, later = extend(params, token, start, now.cache, config=form.config)
-            whole = form.whole(logits(params, x, config=form.config)[:, 0])
+            whole = form.logits(params, x)[:, 0]
             scores = _of_vocabulary(whole, num_ids)
         number = now.step - feed.num_fed + 1
         chosen, moved = choose_rows(

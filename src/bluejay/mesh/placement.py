@@ -26,8 +26,6 @@ REPLICATED = Rules(axes={})
 TENSOR_PARALLEL = Rules(
     axes={"heads": "model", "kv_heads": "model", "feed_forward": "model", "vocab": "model"}
 )
-# For a vocabulary that does not divide: a part of every row.
-SPLIT_EMBEDDING = Rules(axes={"embed": "model"})
 # Every weight's embedding axis over `data`; gathered where it is used (ZeRO stage 3).
 FULLY_SHARDED = Rules(axes={"embed": "data"})
 

@@ -1,5 +1,6 @@
 """What programs keep to whose arrays lie over a mesh: where their results lie, and one order."""
 
+import math
 import threading
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -22,6 +23,12 @@ def mesh_of(tree: Any) -> Mesh | None:
     return None
 
 
+def bytes_per_device(tree: Any) -> int:
+    """What arrays take on each of their devices."""
+    shards = ((x.sharding.shard_shape(x.shape), x.dtype.itemsize) for x in jax.tree.leaves(tree))
+    return sum(math.prod(shape) * width for shape, width in shards)
+
+
 def whole_on(mesh: Mesh) -> NamedSharding:
     """All of an array on every device."""
     return NamedSharding(mesh, PartitionSpec())
@@ -30,6 +37,11 @@ def whole_on(mesh: Mesh) -> NamedSharding:
 def heads_over(mesh: Mesh) -> NamedSharding:
     """Arrays whose second axis is that of the key/value heads, as those of a cache."""
     return NamedSharding(mesh, PartitionSpec(None, "model"))
+
+
+def last_over(mesh: Mesh, num_axes: int) -> NamedSharding:
+    """Arrays whose last axis is split."""
+    return NamedSharding(mesh, PartitionSpec(*[None] * (num_axes - 1), "model"))
 
 
 def in_order(mesh: Mesh | None) -> AbstractContextManager[Any]:

@@ -1,9 +1,9 @@
-"""A decoder for several devices, of which each has as many heads and feed-forward units as another.
+"""A decoder for several devices, each of which has as many heads, units and ids as any other.
 
-Where they do not divide, zeros fill them up: such a head gives values of zero, such a unit the
-activation of zero, which is zero, and both meet weights of zero on their way out. Key/value heads
-of which there are fewer than devices are repeated, each for a part of the queries that share it.
-What the decoder computes stays the same.
+Where they do not divide, zeros fill them up. Such a head gives values of zero, such a unit of the
+feed-forward the activation of zero, which is zero; both meet weights of zero on their way out. The
+logits of such ids are cut off. Key/value heads of which there are fewer than devices are repeated,
+each for a part of the queries that share it. What the decoder computes stays the same.
 """
 
 from dataclasses import dataclass, replace
@@ -14,15 +14,18 @@ from numpy.typing import NDArray
 
 from bluejay.core.errors import UsageError
 from bluejay.model.config import DecoderConfig
-from bluejay.model.specs import ParamSpec
+from bluejay.model.params import DecoderParams
+from bluejay.model.specs import ParamSpec, decoder_specs
 
 
 @dataclass(frozen=True, kw_only=True)
 class Partition:
-    """The decoder as devices hold it, and how often each key/value head is in it."""
+    """The decoder as programs run it, how often each key/value head is in it, and the parameters
+    that the devices hold, which may have more ids than it."""
 
     config: DecoderConfig
     kv_copies: int
+    specs: DecoderParams
 
     def fitted(self, values: NDArray[Any], spec: ParamSpec, target: ParamSpec) -> NDArray[Any]:
         """A parameter of the decoder as it is stored, in the shape of this one."""
@@ -58,7 +61,9 @@ def _partition(config: DecoderConfig, num_devices: int) -> Partition | None:
         num_kv_heads=fitted,
         feed_forward_dim=_multiple(config.feed_forward_dim, num_devices),
     )
-    return Partition(config=larger, kv_copies=copies)
+    rows = _multiple(config.vocab_size, num_devices)
+    specs = decoder_specs(replace(larger, vocab_size=rows))
+    return Partition(config=larger, kv_copies=copies, specs=specs)
 
 
 def _can_copy(copies: int, config: DecoderConfig, num_devices: int) -> bool:

@@ -10,14 +10,7 @@ from jax.sharding import Mesh, NamedSharding
 from numpy.typing import NDArray
 
 from bluejay.core.errors import UsageError
-from bluejay.mesh.placement import (
-    REPLICATED,
-    SPLIT_EMBEDDING,
-    TENSOR_PARALLEL,
-    Rules,
-    make_mesh,
-    sharding_of,
-)
+from bluejay.mesh.placement import TENSOR_PARALLEL, make_mesh, sharding_of
 from bluejay.model.config import DecoderConfig
 from bluejay.model.params import named_leaves
 from bluejay.model.partition import Partition, partition
@@ -69,7 +62,7 @@ class MeshPlacement:
             mesh=mesh,
             partition=found,
             specs=named_leaves(decoder_specs(config)),
-            targets=named_leaves(decoder_specs(found.config)),
+            targets=named_leaves(found.specs),
         )
 
     def put(self, path: str, values: NDArray[Any], dtype: np.dtype[Any]) -> jax.Array:
@@ -81,8 +74,7 @@ class MeshPlacement:
     def sharding(self, path: str) -> NamedSharding:
         """Of a parameter."""
         target = self.targets[path]
-        rules = _rules(target, self.mesh.size)
-        return sharding_of(target.shape, target.axes, mesh=self.mesh, rules=rules)
+        return sharding_of(target.shape, target.axes, mesh=self.mesh, rules=TENSOR_PARALLEL)
 
     def bytes_per_device(self, dtype: np.dtype[Any]) -> int:
         """Of all parameters."""
@@ -90,12 +82,3 @@ class MeshPlacement:
             self.sharding(path).shard_shape(target.shape) for path, target in self.targets.items()
         )
         return sum(int(np.prod(shape)) for shape in shapes) * dtype.itemsize
-
-
-def _rules(spec: ParamSpec, num_devices: int) -> Rules:
-    """Heads, feed-forward units and ids are split; and the width of a vocabulary's rows where
-    there is no way to split their number."""
-    if spec.axes[0] != "vocab" or spec.shape[0] % num_devices == 0:
-        return TENSOR_PARALLEL
-    is_matrix = len(spec.axes) == 2 and spec.shape[1] % num_devices == 0
-    return SPLIT_EMBEDDING if is_matrix else REPLICATED

@@ -11,6 +11,7 @@ from bluejay.generation.engine import SlotEngine
 from bluejay.generation.engine_requests import EngineLimits, EngineStatus
 from bluejay.generation.prompt_chunks import CHUNK_SIZES
 from bluejay.generation.runner import Runner
+from bluejay.mesh.programs import bytes_per_device
 from bluejay.model.config import DecoderConfig
 from bluejay.model.params import DecoderParams
 from bluejay.model.specs import decoder_specs, parameter_count
@@ -39,6 +40,21 @@ OnProgram = Callable[[int, int], None]
 # Tokens of a typed text that words are suggested from: what stands further back moves them little,
 # and a cache of few sizes is warmed up.
 MOST_TYPED: Final = 512
+
+
+@dataclass(frozen=True, kw_only=True)
+class MeshShare:
+    """So many devices share the model, and each has so many bytes of its weights."""
+
+    num_devices: int
+    weight_bytes: int
+
+    @classmethod
+    def of(cls, runner: Runner) -> "MeshShare | None":
+        """None where the model is on one device."""
+        if runner.mesh is None:
+            return None
+        return cls(num_devices=runner.mesh.size, weight_bytes=bytes_per_device(runner.params))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,6 +87,7 @@ class ModelServer:
         self.plan = plan
         self.slots_bytes = slots_bytes(runner.config, plan.engine, runner.cache_dtype)
         self.num_parameters = parameter_count(decoder_specs(model.config))
+        self.share = MeshShare.of(runner)
         self.engine = SlotEngine(
             runner, allowed=model.allowed, limits=plan.engine, adapters=plan.adapters
         )
