@@ -44,7 +44,7 @@ def partition(config: DecoderConfig, num_devices: int) -> Partition:
         fitting = max(n for n in range(1, num_devices) if _partition(config, n) is not None)
         raise UsageError(
             f"The model has {config.num_heads} query and {config.num_kv_heads} key/value heads,"
-            f" too few for {num_devices} devices: choose {fitting}."
+            f" too few for {num_devices} devices: choose model={fitting}."
         )
     return found
 

@@ -25,11 +25,13 @@ def serving_mesh(sizes: Mapping[str, int] | None) -> Mesh | None:
     if sizes is None:
         return None
     for axis, size in sizes.items():
-        if axis != "model":
+        if axis == "data":
             raise UsageError(
-                f"A mesh for writing has the axis 'model' alone, not {axis!r}: to have the model"
-                " several times, start several servers (docs/guides/replicas.md)."
+                f"data={size} would hold the model {size} times: start so many servers for that"
+                " (docs/guides/replicas.md), or share it between devices with model=N."
             )
+        if axis != "model":
+            raise UsageError(f"A mesh has no axis {axis!r}: model={size} shares the model.")
         _require_devices(size)
     size = sizes.get("model", 1)
     return None if size == 1 else make_mesh(data=1, model=size)
