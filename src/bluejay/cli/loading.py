@@ -32,6 +32,7 @@ def add_model_arguments(parser: CommandParser) -> None:
     group = parser.add_argument_group("model")
     group.add_argument("-m", "--model", metavar="MODEL", help=_MODEL_HELP)
     add_running_arguments(group)
+    add_mesh_argument(group)
 
 
 def add_running_arguments(group: argparse._ActionsContainer) -> None:
@@ -49,6 +50,16 @@ def add_running_arguments(group: argparse._ActionsContainer) -> None:
         help="of kept keys and values (default: float16 for packed weights, else float32)",
     )
     add_threads_argument(group)
+
+
+def add_mesh_argument(group: argparse._ActionsContainer) -> None:
+    """`--mesh`, for every command that writes with a model."""
+    group.add_argument(
+        "--mesh",
+        metavar="model=N",
+        type=_mesh,
+        help="share the model between N devices, for one that is too large for a single device",
+    )
 
 
 def add_threads_argument(group: argparse._ActionsContainer) -> None:
@@ -90,6 +101,7 @@ def load_model(
         cache_dtype=arguments.cache_dtype,
         threads=arguments.threads,
         on_progress=on_progress,
+        mesh=getattr(arguments, "mesh", None),
     )
     return model, name
 
@@ -116,6 +128,13 @@ def announce_compiling(shown: Status, otherwise: str) -> None:
 
     jax.monitoring.register_event_listener(on_event)
     shown.say(otherwise)
+
+
+def _mesh(text: str) -> dict[str, int]:
+    axis, sign, size = text.partition("=")
+    if not (axis and sign and size.isdecimal()):
+        raise argparse.ArgumentTypeError(f"takes model=N, such as model=2, not {text!r}")
+    return {axis: int(size)}
 
 
 def parameter_words(count: int) -> str:

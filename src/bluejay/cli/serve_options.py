@@ -9,7 +9,7 @@ from dataclasses import MISSING, Field, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bluejay.cli.loading import add_model_place, add_running_arguments
+from bluejay.cli.loading import add_mesh_argument, add_model_place, add_running_arguments
 from bluejay.cli.parser import CommandParser, positive_number, real_number, whole_number
 from bluejay.cli.serve_limits import LIMIT_WORDS
 from bluejay.core.errors import UsageError
@@ -122,6 +122,7 @@ def _add_model(parser: CommandParser) -> None:
         " their model",
     )
     add_running_arguments(group)
+    add_mesh_argument(group)
 
 
 def _add_limits(parser: CommandParser) -> None:

@@ -112,6 +112,9 @@ class Session:
             f"  {limits.num_slots} slots of {limits.context_length:,} tokens:"
             f" {size_words(server.slots_bytes)} of keys and values"
         )
+        if server.share is not None:
+            count, weights = server.share.num_devices, size_words(server.share.weight_bytes)
+            _say(f"  shared by {count} devices, with {weights} of weights on each")
         if plan.adapters:
             _say(f"  adapters: {', '.join(plan.adapters)}")
         self._print_reach(listening)

@@ -39,7 +39,7 @@ from bluejay.generation.sampling import (
 from bluejay.generation.sampling_rows import SamplingRows, SamplingState
 from bluejay.generation.speculation_check import check_draft
 from bluejay.kernels.decoding import native_decoding
-from bluejay.model.decoder import extend, logits
+from bluejay.model.decoder import extend
 from bluejay.model.params import DecoderParams
 
 
@@ -65,6 +65,7 @@ class DecodeLoop:
         self._form = LoopForm(
             config=runner.config,
             is_native=runner.is_native,
+            mesh=runner.mesh,
             transforms=transforms,
             num_alternatives=max(sampler.num_alternatives for sampler in samplers),
         )
@@ -223,7 +224,7 @@ def decode_steps(
         places = jnp.minimum(now.lengths, capacity - 1)
         with native_decoding(form.is_native):
             x, cache = extend(params, now.tokens[:, None], places, now.cache, config=form.config)
-            scores = logits(params, x, config=form.config)[:, 0]
+            scores = form.logits(params, x)[:, 0]
         choices, sampling = form.choose(scores, rows, now.sampling)
         found = noted(found, choices, step)
         is_live = now.is_live & ~is_stop(choices.ids, rows.stop_ids) & (step + 1 < remaining)
@@ -231,7 +232,7 @@ def decode_steps(
             tokens=choices.ids,
             lengths=now.lengths + now.is_live.astype(jnp.int32),
             is_live=is_live,
-            cache=cache,
+            cache=form.kept(cache),
             sampling=sampling,
         )
         return step + 1, found, later

@@ -10,10 +10,10 @@ import jax.numpy as jnp
 from jax.tree_util import register_dataclass
 from jaxtyping import Array, Bool, Float32, Int32
 
+from bluejay.generation.program_form import ProgramForm
 from bluejay.generation.sampling import Choices, choose_rows
 from bluejay.generation.sampling_rows import SamplingRows, SamplingState
 from bluejay.model.cache import Cache
-from bluejay.model.config import DecoderConfig
 
 MOST_STEPS = 32
 
@@ -40,11 +40,9 @@ class LoopRows:
 
 
 @dataclass(frozen=True, kw_only=True)
-class LoopForm:
+class LoopForm(ProgramForm):
     """What a loop is compiled for."""
 
-    config: DecoderConfig
-    is_native: bool
     transforms: frozenset[str]
     num_alternatives: int
 

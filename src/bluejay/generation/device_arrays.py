@@ -8,16 +8,22 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 from jaxtyping import Array, Int
 from numpy.typing import NDArray
 
+from bluejay.mesh.programs import whole_on
 
-def on_device(values: Sequence[Any] | NDArray[Any] | int, dtype: type[np.generic]) -> Array:
-    """A copy of `values` on the default device.
+
+def on_device(
+    values: Sequence[Any] | NDArray[Any] | int, dtype: type[np.generic], mesh: Mesh | None = None
+) -> Array:
+    """A copy of `values` on the default device, or one on each device of a mesh.
 
     `jnp.asarray` traces and compiles a conversion of each shape, 5 to 10 ms at a start.
     """
-    placed: Array = jax.device_put(np.array(values, dtype))
+    place = None if mesh is None else whole_on(mesh)
+    placed: Array = jax.device_put(np.array(values, dtype), place)
     return placed
 
 

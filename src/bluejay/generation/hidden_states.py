@@ -14,11 +14,12 @@ from jaxtyping import Array, Float32, Int32
 from numpy.typing import NDArray
 
 from bluejay.generation.device_arrays import on_device, padded
+from bluejay.generation.program_form import ProgramForm
 from bluejay.generation.prompt_chunks import CHUNK_SIZES, chunks
 from bluejay.generation.runner import Runner
 from bluejay.kernels.decoding import native_decoding
-from bluejay.model.cache import Cache, empty_cache
-from bluejay.model.config import DecoderConfig
+from bluejay.mesh.programs import in_order
+from bluejay.model.cache import Cache
 from bluejay.model.decoder import extend, final_norm
 from bluejay.model.params import DecoderParams
 from bluejay.nn.attention import CACHE_BLOCK
@@ -33,8 +34,8 @@ class HiddenStates:
     def __init__(self, runner: Runner, *, context_length: int) -> None:
         self._runner, self._context_length = runner, context_length
         self._capacity = -(-context_length // CACHE_BLOCK) * CACHE_BLOCK
-        form = (runner.config, runner.is_native)
-        self._chunk = jax.jit(partial(_run_chunk, form=form), donate_argnames=("total", "cache"))
+        chunk = partial(_run_chunk, form=runner.form)
+        self._chunk = jax.jit(chunk, donate_argnames=("total", "cache"))
 
     def warm_up(self) -> None:
         """Compile every program."""
@@ -51,20 +52,16 @@ class HiddenStates:
         """
         runner = self._runner
         runner.require_fit(ids, 0)
-        cache = empty_cache(
-            runner.config, batch=1, capacity=self._capacity, dtype=runner.cache_dtype
-        )
-        total = on_device(np.zeros(runner.config.embed_dim), np.float32)
+        cache = runner.form.empty_cache(1, self._capacity, runner.cache_dtype)
+        total = on_device(np.zeros(runner.config.embed_dim), np.float32, runner.mesh)
         last = total
         for begin, size in chunks(len(ids)):
             piece = ids[begin : begin + size]
-            total, last, cache = self._chunk(
-                runner.operands,
-                padded(piece, size),
-                on_device([begin, len(piece)], np.int32),
-                total=total,
-                cache=cache,
-            )
+            ids_here, place = padded(piece, size), on_device([begin, len(piece)], np.int32)
+            with in_order(runner.mesh):
+                total, last, cache = self._chunk(
+                    runner.operands, ids_here, place, total=total, cache=cache
+                )
         found = np.asarray(total) / np.float32(len(ids)) if pooling == "mean" else np.asarray(last)
         return found.astype(np.float32)
 
@@ -76,16 +73,15 @@ def _run_chunk(
     *,
     total: Float32[Array, "D"],
     cache: Cache,
-    form: tuple[DecoderConfig, bool],
+    form: ProgramForm,
 ) -> tuple[Float32[Array, "D"], Float32[Array, "D"], Cache]:
     """The sum with the states of the chunk's tokens, the last of them, and the cache; `place` is
     where the chunk begins and how many of its ids are tokens of the text."""
-    config, is_native = form
     starts, count = place[:1], place[1]
-    with native_decoding(is_native):
-        x, cache = extend(params, ids, starts, cache, config=config)
-        states = final_norm(params, x, config=config)[0].astype(jnp.float32)
+    with native_decoding(form.is_native):
+        x, cache = extend(params, ids, starts, cache, config=form.config)
+        states = form.whole(final_norm(params, x, config=form.config)[0].astype(jnp.float32))
     is_text = jnp.arange(ids.shape[1], dtype=jnp.int32) < count
     summed = jnp.where(is_text[:, None], states, jnp.float32(0)).sum(axis=0)
     last = jax.lax.dynamic_index_in_dim(states, count - 1, keepdims=False)
-    return total + summed, last, cache
+    return total + summed, last, form.kept(cache)

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from bluejay.core.errors import UsageError
 from bluejay.generation.device_arrays import on_device, padded
+from bluejay.generation.program_form import ProgramForm
 from bluejay.generation.prompt_chunks import (
     SMALLEST_CAPACITY,
     capacity_for,
@@ -28,10 +29,11 @@ from bluejay.generation.prompt_chunks import (
 from bluejay.generation.speculation_length import PassTimes
 from bluejay.kernels.decoding import DENSE_DTYPES, native_decoding
 from bluejay.kernels.library import cpu_library
-from bluejay.model.cache import Cache, empty_cache
+from bluejay.mesh.programs import in_order, mesh_of
+from bluejay.model.cache import Cache
 from bluejay.model.cached_block import decodes_block_natively, keep_params
 from bluejay.model.config import DecoderConfig
-from bluejay.model.decoder import extend, logits
+from bluejay.model.decoder import extend
 from bluejay.model.params import DecoderParams
 from bluejay.nn.quantized import QuantizedWeight, take_rows
 
@@ -79,10 +81,12 @@ class Runner:
         self.params = params
         # What passes of this runner took, by the form of the loop: see `speculation_length`.
         self.pass_times: dict[object, PassTimes] = {}
-        chunk = partial(_run_chunk, form=(config, self.is_native))
+        self.mesh = mesh_of(params)
+        self.form = ProgramForm(config=config, is_native=self.is_native, mesh=self.mesh)
+        chunk = partial(_run_chunk, form=self.form)
         self._chunk = jax.jit(chunk, donate_argnames="cache")
         self._chunk_of_copy = jax.jit(chunk)
-        score_chunk = partial(_score_chunk, form=(config, self.is_native))
+        score_chunk = partial(_score_chunk, form=self.form)
         self._score_chunk = jax.jit(score_chunk, donate_argnames="cache")
 
     @property
@@ -184,13 +188,11 @@ class Runner:
         state = None
         for begin, size in chunks(len(ids)):
             piece = ids[begin : begin + size]
-            state, cache = self._chunk(
-                self.operands,
-                padded(piece, size),
-                on_device([start + begin], np.int32),
-                on_device([len(piece) - 1], np.int32),
-                cache=cache,
-            )
+            at, last = (on_device([n], np.int32) for n in (start + begin, len(piece) - 1))
+            with in_order(self.mesh):
+                state, cache = self._chunk(
+                    self.operands, padded(piece, size), at, last, cache=cache
+                )
         assert state is not None
         return state, cache
 
@@ -214,7 +216,9 @@ class Runner:
         for begin, size in chunks(len(ids)):
             piece = ids[begin : begin + size]
             start = on_device([begin], np.int32)
-            found, cache = self._score_chunk(self.operands, padded(piece, size), start, cache=cache)
+            ids_here = padded(piece, size)
+            with in_order(self.mesh):
+                found, cache = self._score_chunk(self.operands, ids_here, start, cache=cache)
             scores[begin : begin + len(piece)] = np.asarray(found)[0, : len(piece)]
         return scores
 
@@ -256,13 +260,11 @@ class Runner:
         never on the other rows.
         """
         ids = [[0 if token is None else token] for token in tokens]
-        state, cache = self._chunk(
-            self.operands,
-            on_device(ids, np.int32),
-            on_device(group.lengths, np.int32),
-            on_device([0] * len(ids), np.int32),
-            cache=group.cache,
-        )
+        starts, last = on_device(group.lengths, np.int32), on_device([0] * len(ids), np.int32)
+        with in_order(self.mesh):
+            state, cache = self._chunk(
+                self.operands, on_device(ids, np.int32), starts, last, cache=group.cache
+            )
         moved = zip(group.lengths, tokens, strict=True)
         return RowGroup(
             lengths=tuple(length + (token is not None) for length, token in moved),
@@ -285,17 +287,15 @@ class Runner:
                 "shorten the prompt or lower max_tokens."
             )
         prefix = self.grow(prefix, reserve=1)
-        state, cache = program(
-            self.operands,
-            on_device([[token]], np.int32),
-            on_device([prefix.length], np.int32),
-            on_device([0], np.int32),
-            cache=prefix.cache,
-        )
+        start, last = on_device([prefix.length], np.int32), on_device([0], np.int32)
+        with in_order(self.mesh):
+            state, cache = program(
+                self.operands, on_device([[token]], np.int32), start, last, cache=prefix.cache
+            )
         return replace(prefix, length=prefix.length + 1, cache=cache, logits=state[0])
 
     def _empty(self, batch: int, capacity: int) -> Cache:
-        return empty_cache(self.config, batch=batch, capacity=capacity, dtype=self.cache_dtype)
+        return self.form.empty_cache(batch, capacity, self.cache_dtype)
 
     def require_fit(self, ids: Sequence[int], reserve: int) -> None:
         """Raise UsageError unless the ids are the model's and fit with `reserve` more."""
@@ -328,15 +328,14 @@ def _run_chunk(
     last: Int[Array, "R"],
     *,
     cache: Cache,
-    form: tuple[DecoderConfig, bool],
+    form: ProgramForm,
 ) -> tuple[Float[Array, "R V"], Cache]:
     """Run a chunk; logits of each row's token number `last` alone, for the head is a large part
     of a small model's work."""
-    config, is_native = form
-    with native_decoding(is_native):
-        x, cache = extend(params, ids, starts, cache, config=config)
+    with native_decoding(form.is_native):
+        x, cache = extend(params, ids, starts, cache, config=form.config)
         ends = jnp.take_along_axis(x, last[:, None, None], axis=1)
-        return logits(params, ends, config=config)[:, 0], cache
+        return form.logits(params, ends)[:, 0], form.kept(cache)
 
 
 def _score_chunk(
@@ -345,12 +344,11 @@ def _score_chunk(
     starts: Int[Array, "R"],
     *,
     cache: Cache,
-    form: tuple[DecoderConfig, bool],
+    form: ProgramForm,
 ) -> tuple[Float[Array, "R T V"], Cache]:
-    config, is_native = form
-    with native_decoding(is_native):
-        x, cache = extend(params, ids, starts, cache, config=config)
-        return logits(params, x, config=config), cache
+    with native_decoding(form.is_native):
+        x, cache = extend(params, ids, starts, cache, config=form.config)
+        return form.logits(params, x), form.kept(cache)
 
 
 def num_compiled(program: Callable[..., object]) -> int:

@@ -18,7 +18,7 @@ from bluejay.generation.slot_programs import Masks, SlotForm, SlotState, choose
 from bluejay.generation.slot_rows import RowInputs, packed_choices
 from bluejay.kernels.decoding import SlotRows, native_decoding
 from bluejay.model.cache import Cache
-from bluejay.model.decoder import extend_slots, logits
+from bluejay.model.decoder import extend_slots
 from bluejay.model.params import DecoderParams
 
 
@@ -42,7 +42,7 @@ def check_row(
         ids = jnp.concatenate([token, draft[:-1]])[None]
         kept = SlotRows(cache=state.cache, slots=rows.column("slot"))
         x = extend_slots(params, ids, rows.column("length"), kept, config=form.config)
-        scores = logits(params, x, config=form.config)[0]
+        scores = form.logits(params, x)[0]
 
     def choose_one(
         row: Float32[Array, "1 V"], made: Int32[Array, ""], state: SamplingState | None

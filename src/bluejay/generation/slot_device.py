@@ -4,7 +4,8 @@ Axes: R rows of a call  V vocabulary  T tokens of a chunk
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final, NamedTuple
+from functools import partial, wraps
+from typing import Any, Final, NamedTuple, TypeVar, cast
 
 import jax
 import jax.numpy as jnp
@@ -41,7 +42,8 @@ from bluejay.generation.slot_rows import (
 )
 from bluejay.kernels.decoding import ResidentBlocks
 from bluejay.kernels.slot_cache import SlotCache
-from bluejay.model.cache import Cache, empty_cache
+from bluejay.mesh.programs import in_order, whole_on
+from bluejay.model.cache import Cache
 from bluejay.model.cached_block import keep_params
 from bluejay.model.params import DecoderParams
 from bluejay.nn.attention import CACHE_BLOCK
@@ -68,12 +70,27 @@ class Lost(NamedTuple):
     tables: bool
 
 
+Method = TypeVar("Method", bound=Callable[..., Any])
+
+
+def _in_order(method: Method) -> Method:
+    """Runs programs: over a mesh, no other thread's come between."""
+
+    @wraps(method)
+    def run(self: "SlotDevice", *arguments: Any, **named: Any) -> Any:
+        with in_order(self.mesh):
+            return method(self, *arguments, **named)
+
+    return cast(Method, run)
+
+
 class SlotDevice:
     """Runs one decoder over `num_slots` sequences of up to `context_length` tokens.
 
     `allowed` [V] tells which ids may be chosen at all. `adapters` are further parameters of the
     same shapes by name; None names the runner's own. Used by one thread at a time, which calls
-    `meanwhile` whenever the device has begun to work and before it waits for the end.
+    `meanwhile` whenever the device has begun to work and before it waits for the end; over a mesh,
+    other threads may run other programs there.
     """
 
     def __init__(
@@ -96,13 +113,19 @@ class SlotDevice:
         for name, params in (adapters or {}).items():
             kept = keep_params(params, config=self.config) if self.is_kept else params
             self._operands[name] = kept
-        self._allowed = on_device(allowed, np.bool_)
-        self._kept = self._new_kept_cache() if self.is_kept else None
-        self._cache, self._tables = self._new_cache(), self._new_tables()
+        self.mesh = runner.mesh
+        self._allowed = on_device(allowed, np.bool_, self.mesh)
         self._forms = [
-            SlotForm(config=self.config, is_native=runner.is_native, num_alternatives=count)
+            SlotForm(
+                config=self.config,
+                is_native=runner.is_native,
+                mesh=runner.mesh,
+                num_alternatives=count,
+            )
             for count in (0, min(MOST_ALTERNATIVES, self.config.vocab_size))
         ]
+        self._kept = self._new_kept_cache() if self.is_kept else None
+        self._cache, self._tables = self._new_cache(), self._new_tables()
         # Rows that a call may have: among more, products with dense weights change a row's bits.
         self.most_rows = num_slots
         if self.is_kept and not all(map(_is_packed, [runner.params, *(adapters or {}).values()])):
@@ -112,7 +135,7 @@ class SlotDevice:
         # Numbers of rows that programs have. XLA keeps a row's bits in one of them alone.
         self.sizes = (*powers, most) if self.is_kept else (num_slots,)
         self._permits_all = {
-            size: on_device(np.ones((size, allowed.size), np.bool_), np.bool_)
+            size: on_device(np.ones((size, allowed.size), np.bool_), np.bool_, self.mesh)
             for size in {1, *self.sizes}
         }
 
@@ -121,6 +144,7 @@ class SlotDevice:
         """Names of further parameters."""
         return frozenset(name for name in self._operands if name is not None)
 
+    @_in_order
     def prefill(self, step: PrefillChunk) -> Float32[Array, "1 V"]:
         """Run a chunk of a prompt; raw logits behind its last id, left on the device."""
         state = SlotState(cache=self._cache)
@@ -133,6 +157,7 @@ class SlotDevice:
         logits.block_until_ready()
         return logits
 
+    @_in_order
     def score(self, step: PrefillChunk) -> tuple[Float32[Array, "1 V"], HostChoices]:
         """As `prefill`, of a request's only prompt, with the scores [T, 1] of the id behind each of
         the chunk's; behind the prompt's last they mean nothing."""
@@ -151,14 +176,18 @@ class SlotDevice:
         self.meanwhile()
         return logits, unpacked_choices(found)
 
+    @_in_order
     def copy(self, source: int, target: int, length: int) -> None:
         """Copy the first positions of a slot over those of another."""
         if self._kept is not None:
             self._kept.copy(source, target, length)
         else:
             assert isinstance(self._cache, Cache)
-            self._cache = copy_row(np.int32(source), np.int32(target), cache=self._cache)
+            self._cache = copy_row(
+                np.int32(source), np.int32(target), cache=self._cache, form=self._forms[0]
+            )
 
+    @_in_order
     def fill(self, slot: int, prompt: Sequence[int], logit_bias: Mapping[int, float]) -> None:
         """A sample begins in the slot that needs full calls."""
         in_prompt = np.zeros(self.config.vocab_size, np.bool_)
@@ -167,6 +196,7 @@ class SlotDevice:
         bias[list(logit_bias)] = list(logit_bias.values())
         self._tables = fill_tables(np.int32(slot), in_prompt, bias, tables=self._tables)
 
+    @_in_order
     def choose_first(
         self,
         logits: Array | NDArray[np.float32],
@@ -177,6 +207,8 @@ class SlotDevice:
     ) -> HostChoices:
         """An id [1, 1] from logits [1, V]. `permitted` [1, V] narrows what is allowed, in a full
         call."""
+        if self.mesh is not None:
+            logits = jax.device_put(logits, whole_on(self.mesh))
         found, tables = choose_first(
             logits,
             _inputs([row], size=1, places=[0]),
@@ -188,6 +220,7 @@ class SlotDevice:
             self._tables = tables
         return unpacked_choices(found)
 
+    @_in_order
     def decode(
         self,
         rows: Sequence[SlotRow],
@@ -220,6 +253,7 @@ class SlotDevice:
         choices = unpacked_choices(found)
         return choices.of_rows(slice(len(rows)) if self.is_kept else places)
 
+    @_in_order
     def check(
         self, row: SlotRow, drafted: Sequence[int], *, positions: int, adapter: str | None = None
     ) -> HostChoices:
@@ -242,6 +276,7 @@ class SlotDevice:
         self.meanwhile()
         return unpacked_choices(found)
 
+    @_in_order
     def peek(self, rows: Sequence[SlotRow], *, adapter: str | None = None) -> NDArray[np.float32]:
         """Raw logits [R, V] behind each row's token, which is in the cache then; of any rows."""
         parts = [
@@ -300,7 +335,7 @@ class SlotDevice:
             return Masks(self._allowed)
         if permitted is None:
             return Masks(self._allowed, self._permits_all[size])
-        return Masks(self._allowed, on_device(permitted, np.bool_))
+        return Masks(self._allowed, on_device(permitted, np.bool_, self.mesh))
 
     def _new_kept_cache(self) -> SlotCache:
         config = self.config
@@ -314,16 +349,15 @@ class SlotDevice:
     def _new_cache(self) -> SlotsCache:
         if self._kept is not None:
             return on_device(self._kept.number, np.int32)
-        return empty_cache(
-            self.config, batch=self.num_slots, capacity=self.capacity, dtype=self._cache_dtype
-        )
+        return self._forms[0].empty_cache(self.num_slots, self.capacity, self._cache_dtype)
 
     def _new_tables(self) -> SlotTables:
         shape = (self.num_slots + 1, self.config.vocab_size)
+        zeros = partial(jnp.zeros, shape, device=None if self.mesh is None else whole_on(self.mesh))
         return SlotTables(
-            in_prompt=jnp.zeros(shape, jnp.bool_),
-            counts=jnp.zeros(shape, jnp.int32),
-            logit_bias=jnp.zeros(shape, jnp.float32),
+            in_prompt=zeros(dtype=jnp.bool_),
+            counts=zeros(dtype=jnp.int32),
+            logit_bias=zeros(dtype=jnp.float32),
         )
 
 

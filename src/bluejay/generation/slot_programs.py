@@ -18,13 +18,13 @@ from jax.tree_util import register_dataclass
 from jaxtyping import Array, Bool, Float, Float32, Int32
 
 from bluejay.generation.decode_state import is_stop, no_choices, noted
+from bluejay.generation.program_form import ProgramForm
 from bluejay.generation.sampling import Choices, choose_rows, log_probabilities
 from bluejay.generation.sampling_rows import FILTERS, PENALTIES, SamplingState
 from bluejay.generation.slot_rows import RowInputs, packed_choices
 from bluejay.kernels.decoding import SlotRows, may_go_on, native_decoding
 from bluejay.model.cache import Cache
-from bluejay.model.config import DecoderConfig
-from bluejay.model.decoder import extend, extend_slots, logits
+from bluejay.model.decoder import extend, extend_slots
 from bluejay.model.params import DecoderParams
 
 MOST_ALTERNATIVES: Final = 20
@@ -63,11 +63,9 @@ class Masks(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True)
-class SlotForm:
+class SlotForm(ProgramForm):
     """What a program is compiled for."""
 
-    config: DecoderConfig
-    is_native: bool
     num_alternatives: int = 0
 
 
@@ -82,8 +80,8 @@ def run_chunk(
 ) -> tuple[Float[Array, "1 V"], SlotState]:
     """Run a chunk of the row `place[0]` from position `place[1]` on; logits of token `place[2]`."""
     with native_decoding(form.is_native):
-        x, cache = _extend_one(params, ids, place, state.cache, form.config)
-        return _logits_at(params, x, place[2], form.config), replace(state, cache=cache)
+        x, cache = _extend_one(params, ids, place, state.cache, form)
+        return _logits_at(params, x, place[2], form), replace(state, cache=cache)
 
 
 @partial(jax.jit, static_argnames="form", donate_argnames="state")
@@ -99,11 +97,11 @@ def score_chunk(
     """As `run_chunk` of `ids[0]`, with the log probability of `ids[1, t]` behind token t, up to
     token `place[2]`."""
     with native_decoding(form.is_native):
-        x, cache = _extend_one(params, ids[:1], place, state.cache, form.config)
-        last = _logits_at(params, x, place[2], form.config)
+        x, cache = _extend_one(params, ids[:1], place, state.cache, form)
+        last = _logits_at(params, x, place[2], form)
 
         def score(piece: tuple[Float[Array, "1 P D"], Int32[Array, "P"]]) -> Choices:
-            scores = logits(params, piece[0], config=form.config)[0]
+            scores = form.logits(params, piece[0])[0]
             found: Choices = log_probabilities(
                 scores,
                 piece[1],
@@ -156,10 +154,9 @@ def decode_rows(
 
     def take_step(now: _Step) -> _Step:
         with native_decoding(form.is_native):
-            x, cache = _extend_rows(
-                params, rows, (now.tokens, now.lengths), now.state.cache, form.config
-            )
-            scores = logits(params, x, config=form.config)[:, 0]
+            at = now.tokens, now.lengths
+            x, cache = _extend_rows(params, rows, at, now.state.cache, form)
+            scores = form.logits(params, x)[:, 0]
         choices, tables = choose(
             scores, rows, masks, now.state.tables, num_chosen + now.number, form
         )
@@ -205,8 +202,8 @@ def peek_rows(
     """One step that ends with the logits."""
     with native_decoding(form.is_native):
         now = rows.column("token"), rows.column("length")
-        x, cache = _extend_rows(params, rows, now, state.cache, form.config)
-        scores: Array = logits(params, x, config=form.config)[:, 0]
+        x, cache = _extend_rows(params, rows, now, state.cache, form)
+        scores: Array = form.logits(params, x)[:, 0]
         return scores, replace(state, cache=cache)
 
 
@@ -226,8 +223,10 @@ def fill_tables(
     )
 
 
-@partial(jax.jit, donate_argnames="cache")
-def copy_row(source: Int32[Array, ""], target: Int32[Array, ""], *, cache: Cache) -> Cache:
+@partial(jax.jit, static_argnames="form", donate_argnames="cache")
+def copy_row(
+    source: Int32[Array, ""], target: Int32[Array, ""], *, cache: Cache, form: SlotForm
+) -> Cache:
     """The whole row of a slot over that of another: what lies behind a prefix is overwritten."""
 
     def copied(array: Array) -> Array:
@@ -235,7 +234,7 @@ def copy_row(source: Int32[Array, ""], target: Int32[Array, ""], *, cache: Cache
         return jax.lax.dynamic_update_slice_in_dim(array, row, target, 0)
 
     moved: Cache = jax.tree.map(copied, cache)
-    return moved
+    return form.kept(moved)
 
 
 def choose(
@@ -268,10 +267,10 @@ def choose(
 
 
 def _logits_at(
-    params: DecoderParams, x: Float[Array, "1 T D"], token: Int32[Array, ""], config: DecoderConfig
+    params: DecoderParams, x: Float[Array, "1 T D"], token: Int32[Array, ""], form: SlotForm
 ) -> Float[Array, "1 V"]:
     end = jax.lax.dynamic_slice_in_dim(x, token, 1, axis=1)
-    found: Array = logits(params, end, config=config)[:, 0]
+    found: Array = form.logits(params, end)[:, 0]
     return found
 
 
@@ -280,18 +279,18 @@ def _extend_one(
     ids: Int32[Array, "1 T"],
     place: Int32[Array, "3"],
     cache: SlotsCache,
-    config: DecoderConfig,
+    form: SlotForm,
 ) -> tuple[Float[Array, "1 T D"], SlotsCache]:
     slot, starts = place[0], place[1:2]
     if not isinstance(cache, Cache):
         rows = SlotRows(cache=cache, slots=place[:1])
-        return extend_slots(params, ids, starts, rows, config=config), cache
+        return extend_slots(params, ids, starts, rows, config=form.config), cache
     own = jax.tree.map(lambda array: jax.lax.dynamic_index_in_dim(array, slot, 0), cache)
-    x, own = extend(params, ids, starts, own, config=config)
+    x, own = extend(params, ids, starts, own, config=form.config)
     cache = jax.tree.map(
         lambda array, row: jax.lax.dynamic_update_slice_in_dim(array, row, slot, 0), cache, own
     )
-    return x, cache
+    return x, form.kept(cache)
 
 
 def _extend_rows(
@@ -299,14 +298,15 @@ def _extend_rows(
     rows: RowInputs,
     now: tuple[Int32[Array, "R"], Int32[Array, "R"]],
     cache: SlotsCache,
-    config: DecoderConfig,
+    form: SlotForm,
 ) -> tuple[Float[Array, "R 1 D"], SlotsCache]:
     slots, (tokens, lengths) = rows.column("slot"), now
     if not isinstance(cache, Cache):
         kept = SlotRows(cache=cache, slots=slots)
-        return extend_slots(params, tokens[:, None], lengths, kept, config=config), cache
+        return extend_slots(params, tokens[:, None], lengths, kept, config=form.config), cache
     # All rows take part. A blank one writes where no sequence that goes on has anything: a prompt
     # may fill the last position, but nobody reads it behind the chunk that wrote it.
     capacity = cache.layers[0].key.shape[2]
     places = jnp.where(slots < 0, capacity - 1, jnp.minimum(lengths, capacity - 1))
-    return extend(params, tokens[:, None], places, cache, config=config)
+    x, cache = extend(params, tokens[:, None], places, cache, config=form.config)
+    return x, form.kept(cache)

@@ -17,7 +17,7 @@ from bluejay.generation.draft_choices import Draft, RowBefore, choose_along
 from bluejay.generation.sampling import Choices
 from bluejay.generation.sampling_rows import SamplingState
 from bluejay.kernels.decoding import native_decoding
-from bluejay.model.decoder import extend, logits
+from bluejay.model.decoder import extend
 from bluejay.model.params import DecoderParams
 
 
@@ -39,7 +39,7 @@ def check_draft(
     with native_decoding(form.is_native):
         run = jnp.concatenate([state.tokens, ids])[None]
         x, cache = extend(params, run, state.lengths, state.cache, config=form.config)
-        scores = logits(params, x, config=form.config)[0]
+        scores = form.logits(params, x)[0]
 
     def choose(
         row: Float32[Array, "1 V"], _: Int32[Array, ""], sampling: SamplingState | None
@@ -60,7 +60,7 @@ def check_draft(
         tokens=end.token,
         lengths=state.lengths + end.num_made,
         is_live=end.is_live,
-        cache=cache,
+        cache=form.kept(cache),
         sampling=end.state,
     )
     return end.found, end.num_made, later

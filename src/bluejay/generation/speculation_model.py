@@ -25,7 +25,7 @@ from bluejay.generation.sampling_rows import SamplingRows, SamplingState
 from bluejay.generation.speculation_length import Acceptance
 from bluejay.kernels.decoding import native_decoding
 from bluejay.model.cache import Cache
-from bluejay.model.decoder import extend, logits
+from bluejay.model.decoder import extend
 from bluejay.model.params import DecoderParams
 
 # Ids that are run one by one before the first is drafted; more go through prefill.
@@ -56,6 +56,7 @@ class ModelDrafter:
         self._form = LoopForm(
             config=runner.config,
             is_native=runner.is_native,
+            mesh=runner.mesh,
             transforms=loop.form.transforms,
             num_alternatives=0,
         )
@@ -143,7 +144,8 @@ def draft_ids(
         with native_decoding(form.is_native):
             start = (feed.start + now.step)[None]
             x, later = extend(params, token, start, now.cache, config=form.config)
-            scores = _of_vocabulary(logits(params, x, config=form.config)[:, 0], num_ids)
+            whole = form.logits(params, x)[:, 0]
+            scores = _of_vocabulary(whole, num_ids)
         number = now.step - feed.num_fed + 1
         chosen, moved = choose_rows(
             scores,
@@ -157,7 +159,7 @@ def draft_ids(
         state = jax.tree.map(lambda new, old: jnp.where(number >= 0, new, old), moved, now.state)
         found = now.found.at[jnp.maximum(number, 0)].set(chosen.ids[0])
         last = jnp.minimum(chosen.ids[0], form.config.vocab_size - 1)
-        return _Drafting(now.step + 1, last, found, state, later)
+        return _Drafting(now.step + 1, last, found, state, form.kept(later))
 
     zero = jnp.zeros((), jnp.int32)
     start = _Drafting(zero, zero, jnp.zeros(MOST_STEPS, jnp.int32), state, cache)

@@ -7,6 +7,7 @@ Axes: B batch  S capacity in positions  T new positions  K key/value heads  H he
 """
 
 from dataclasses import dataclass
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -41,19 +42,28 @@ class Cache:
 
 
 def empty_cache(
-    config: DecoderConfig, *, batch: int, capacity: int, dtype: DTypeLike = jnp.float32
+    config: DecoderConfig,
+    *,
+    batch: int,
+    capacity: int,
+    dtype: DTypeLike = jnp.float32,
+    sharding: jax.sharding.Sharding | None = None,
 ) -> Cache:
-    """Zeros for `capacity` positions, which must be a multiple of the attention's block."""
+    """Zeros for `capacity` positions, which must be a multiple of the attention's block.
+
+    `sharding` is for all arrays, of which heads are the second axis; None is the default device.
+    """
     assert capacity % CACHE_BLOCK == 0, capacity
     shape = (batch, config.num_kv_heads, capacity, config.head_dim)
     has_scales = jnp.dtype(dtype) == jnp.int8
+    zeros = partial(jnp.zeros, device=sharding)
 
     def empty_layer() -> LayerCache:
         return LayerCache(
-            key=jnp.zeros(shape, dtype),
-            value=jnp.zeros(shape, dtype),
-            key_scales=jnp.zeros(shape[:3], jnp.float32) if has_scales else None,
-            value_scales=jnp.zeros(shape[:3], jnp.float32) if has_scales else None,
+            key=zeros(shape, dtype),
+            value=zeros(shape, dtype),
+            key_scales=zeros(shape[:3], jnp.float32) if has_scales else None,
+            value_scales=zeros(shape[:3], jnp.float32) if has_scales else None,
         )
 
     return Cache(layers=tuple(empty_layer() for _ in range(config.num_layers)))

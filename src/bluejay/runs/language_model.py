@@ -24,8 +24,10 @@ from bluejay.generation.sampling_params import (
 from bluejay.generation.speculation import Speculation, SpeculationMode
 from bluejay.kernels.threads import use_threads
 from bluejay.model.config import DecoderConfig
+from bluejay.model.partition import partition
 from bluejay.runs.compile_cache import configure_compile_cache
 from bluejay.runs.loading import default_cache_dtype, load_params, require_cache_dtype
+from bluejay.runs.mesh_loading import serving_mesh
 from bluejay.text.completion import Completion, TextDelta, complete, prompt_logprobs
 from bluejay.text.conventions import conventions_of
 from bluejay.text.prompt import prompt_ids
@@ -267,6 +269,7 @@ def load(
     cache_dtype: str | None = None,
     threads: int | None = None,
     on_progress: Callable[[int, int], None] | None = None,
+    mesh: Mapping[str, int] | None = None,
 ) -> LanguageModel:
     """Load a model by catalogue name, folder, file or hub `owner/name`; None is the best present.
 
@@ -274,7 +277,9 @@ def load(
     stay packed, and bfloat16 elsewhere. `cache_dtype` is that of kept keys and values: float32,
     float16 or int8, by default float16 for packed weights and float32 for others. `threads`
     compute in the whole process from now on, by default BLUEJAY_THREADS or every usable core.
-    `on_progress` is called with parameters loaded and in all. Raises UsageError for other types or
+    `on_progress` is called with parameters loaded and in all. `mesh` {"model": N} shares the
+    decoder between N devices, each of which has its part of every matrix and of the cache
+    (docs/decisions/0020); nothing stays packed there. Raises UsageError for other types or
     numbers, CheckpointError for a model that is missing, damaged or foreign, MemoryLimitError if
     it does not fit.
     """
@@ -282,6 +287,9 @@ def load(
     use_threads(threads)
     configure_compile_cache()
     files = open_model(locate(model))
-    params = load_params(files, dtype=dtype, on_tensor=on_progress)
+    config, over = files.config, serving_mesh(mesh)
+    params = load_params(files, dtype=dtype, on_tensor=on_progress, mesh=over)
     kept = cache_dtype or default_cache_dtype(params)
-    return LanguageModel(files, Runner(params, config=files.config, cache_dtype=kept))
+    if over is not None:
+        config = partition(config, over.size).config
+    return LanguageModel(files, Runner(params, config=config, cache_dtype=kept))

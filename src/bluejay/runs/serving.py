@@ -11,6 +11,7 @@ from bluejay.generation.engine import SlotEngine
 from bluejay.generation.engine_requests import EngineLimits, EngineStatus
 from bluejay.generation.prompt_chunks import CHUNK_SIZES
 from bluejay.generation.runner import Runner
+from bluejay.mesh.programs import bytes_per_device
 from bluejay.model.config import DecoderConfig
 from bluejay.model.params import DecoderParams
 from bluejay.model.specs import decoder_specs, parameter_count
@@ -42,6 +43,21 @@ MOST_TYPED: Final = 512
 
 
 @dataclass(frozen=True, kw_only=True)
+class MeshShare:
+    """So many devices share the model, and each has so many bytes of its weights."""
+
+    num_devices: int
+    weight_bytes: int
+
+    @classmethod
+    def of(cls, runner: Runner) -> "MeshShare | None":
+        """None where the model is on one device."""
+        if runner.mesh is None:
+            return None
+        return cls(num_devices=runner.mesh.size, weight_bytes=bytes_per_device(runner.params))
+
+
+@dataclass(frozen=True, kw_only=True)
 class ServingPlan:
     """What is served and how. `name` is the model's; `created` is in seconds since 1970.
 
@@ -66,19 +82,21 @@ class ModelServer:
 
     def __init__(self, model: LanguageModel, plan: ServingPlan) -> None:
         _require_different(plan)
-        require_memory(model.config, plan.engine, model.runner.cache_dtype)
+        runner = model.runner
+        require_memory(runner.config, plan.engine, runner.cache_dtype, runner.mesh)
         self.plan = plan
-        self.slots_bytes = slots_bytes(model.config, plan.engine, model.runner.cache_dtype)
+        self.slots_bytes = slots_bytes(runner.config, plan.engine, runner.cache_dtype)
         self.num_parameters = parameter_count(decoder_specs(model.config))
+        self.share = MeshShare.of(runner)
         self.engine = SlotEngine(
-            model.runner, allowed=model.allowed, limits=plan.engine, adapters=plan.adapters
+            runner, allowed=model.allowed, limits=plan.engine, adapters=plan.adapters
         )
-        runners = {None: model.runner} | {
-            name: Runner(params, config=model.config, cache_dtype=model.runner.cache_dtype)
+        runners = {None: runner} | {
+            name: Runner(params, config=runner.config, cache_dtype=runner.cache_dtype)
             for name, params in plan.adapters.items()
         }
         self._embedder = ModelEmbedder(runners, context_length=plan.engine.context_length)
-        self._words = TypedRunner(model.runner, most=MOST_TYPED)
+        self._words = TypedRunner(runner, most=MOST_TYPED)
         self._num_compiled = 0
         metrics = Metrics(self.status)
         service = self._service(model, metrics)

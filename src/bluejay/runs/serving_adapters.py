@@ -30,7 +30,7 @@ def load_adapters(
         on_adapter(name)
         files = open_model(locate(place))
         _require_same_decoder(name, files, model)
-        params = load_params(files, dtype=dtype)
+        params = load_params(files, dtype=dtype, mesh=model.runner.mesh)
         _require_same_leaves(name, params, model.runner.params)
         found[name] = params
     return found

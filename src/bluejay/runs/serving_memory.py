@@ -1,14 +1,14 @@
 """What a server takes beside its weights, and whether that is free."""
 
-import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 
 from bluejay.core.errors import MemoryLimitError
-from bluejay.core.memory import available_bytes
 from bluejay.generation.engine_requests import EngineLimits
 from bluejay.model.cache import cache_bytes
 from bluejay.model.config import DecoderConfig
 from bluejay.nn.attention import CACHE_BLOCK
+from bluejay.runs.device_memory import free_bytes
 
 # Of penalties, a row of the vocabulary for every slot: a flag, a count and a bias.
 _TABLE_BYTES = 1 + 4 + 4
@@ -20,20 +20,27 @@ def slots_bytes(config: DecoderConfig, limits: EngineLimits, cache_dtype: str) -
     return limits.num_slots * _row_bytes(config, limits.context_length, cache_dtype)
 
 
-def require_memory(config: DecoderConfig, limits: EngineLimits, cache_dtype: str) -> None:
-    """Raise MemoryLimitError if the caches and tables of a server with these limits do not fit."""
+def require_memory(
+    config: DecoderConfig, limits: EngineLimits, cache_dtype: str, mesh: Mesh | None = None
+) -> None:
+    """Raise MemoryLimitError if the caches and tables of a server with these limits do not fit.
+
+    Over a mesh each device has its share of the caches, and all of the tables.
+    """
+    num_devices = 1 if mesh is None else mesh.size
     one = _row_bytes(config, limits.context_length, cache_dtype)
     tables = (limits.num_slots + 1) * config.vocab_size * _TABLE_BYTES
     # One more row is for what is read outside the slots: texts to embed, words to suggest.
-    needed = slots_bytes(config, limits, cache_dtype) + one + tables
-    free = _free_bytes()
+    needed = (slots_bytes(config, limits, cache_dtype) + one) // num_devices + tables
+    free = free_bytes(mesh)
     if needed <= free:
         return
     narrower = "" if cache_dtype == "int8" else ", or keep keys and values in --cache-dtype int8"
+    where = "" if mesh is None else " on each device"
     raise MemoryLimitError(
         f"{limits.num_slots} slots of {limits.context_length:,} tokens need"
-        f" {needed / 1e9:.1f} GB of memory beside the weights, and {free / 1e9:.1f} GB are free:"
-        f" lower --slots or --context{narrower}."
+        f" {needed / 1e9:.1f} GB of memory{where} beside the weights, and {free / 1e9:.1f} GB are"
+        f" free: lower --slots or --context{narrower}."
     )
 
 
@@ -45,9 +52,3 @@ def _row_bytes(config: DecoderConfig, positions: int, cache_dtype: str) -> int:
     if cache_dtype != "int8":
         return values
     return values + 2 * config.num_layers * config.num_kv_heads * capacity * _SCALE_BYTES
-
-
-def _free_bytes() -> int:
-    device = jax.devices()[0]
-    stats = device.memory_stats() if device.platform != "cpu" else None
-    return int(stats["bytes_limit"] - stats["bytes_in_use"]) if stats else available_bytes()
