@@ -30,3 +30,14 @@ def on_device(
 def padded(piece: Sequence[int], size: int) -> Int[Array, "1 T"]:
     """The ids of a chunk of a prompt, zeros behind them."""
     return on_device([[*piece, *[0] * (size - len(piece))]], np.int32)
+
+
+def is_there(tree: object) -> bool:
+    """Whether the arrays have not been given to a program that failed, nor come from one."""
+    if any(array.is_deleted() for array in jax.tree.leaves(tree)):
+        return False
+    try:
+        jax.block_until_ready(tree)
+    except jax.errors.JaxRuntimeError:
+        return False
+    return True

@@ -14,7 +14,7 @@ from jaxtyping import Array, Float32
 from numpy.typing import NDArray
 
 from bluejay.core.errors import UsageError
-from bluejay.generation.device_arrays import on_device
+from bluejay.generation.device_arrays import is_there, on_device
 from bluejay.generation.runner import Runner
 from bluejay.generation.scheduled_steps import PrefillChunk
 from bluejay.generation.slot_check import check_row
@@ -306,8 +306,8 @@ class SlotDevice:
 
     def recover(self) -> Lost:
         """To be called when a call failed: makes anew what it took with it."""
-        lost_cache = not self.is_kept and not _is_there(self._cache)
-        lost_tables = not _is_there(self._tables)
+        lost_cache = not self.is_kept and not is_there(self._cache)
+        lost_tables = not is_there(self._tables)
         if lost_cache or self.is_kept:  # whose number alone may be lost
             self._cache = self._new_cache()
         if lost_tables:
@@ -393,14 +393,3 @@ def _is_packed(params: DecoderParams) -> bool:
         (params.blocks, head), is_leaf=lambda leaf: isinstance(leaf, QuantizedWeight)
     )
     return all(isinstance(leaf, QuantizedWeight) or leaf.ndim < 2 for leaf in leaves)
-
-
-def _is_there(tree: SlotsCache | SlotTables) -> bool:
-    """Whether the arrays have not been given to a program that failed, nor come from one."""
-    if any(array.is_deleted() for array in jax.tree.leaves(tree)):
-        return False
-    try:
-        jax.block_until_ready(tree)
-    except jax.errors.JaxRuntimeError:
-        return False
-    return True
