@@ -10,6 +10,7 @@ import os
 import pty
 import shutil
 import struct
+import subprocess
 import tempfile
 import termios
 import threading
@@ -69,9 +70,10 @@ def _settings(server: Server, plugin: str, folder: Path) -> str:
 @contextlib.contextmanager
 def _editor(folder: Path) -> Iterator[int]:
     """The keyboard's end of a pseudo terminal that an editor with the file runs at."""
-    process, master = pty.fork()
-    if not process:
-        os.execvp("nvim", ["nvim", "-u", str(folder / "init.vim"), str(folder / "area.py")])
+    master, end = pty.openpty()
+    command = ["nvim", "-u", str(folder / "init.vim"), str(folder / "area.py")]
+    process = subprocess.Popen(command, stdin=end, stdout=end, stderr=end, start_new_session=True)
+    os.close(end)
     fcntl.ioctl(master, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 120, 0, 0))
     shown: list[bytes] = []
     threading.Thread(target=_drain, args=(master, shown), daemon=True).start()
@@ -81,8 +83,8 @@ def _editor(folder: Path) -> Iterator[int]:
         )
         yield master
     finally:
-        os.kill(process, 9)
-        os.waitpid(process, 0)
+        process.kill()
+        process.wait()
         os.close(master)
 
 
