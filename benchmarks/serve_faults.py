@@ -237,7 +237,7 @@ async def _drop_alone(
     bench: Bench, draw: random.Random, longest: float
 ) -> tuple[list[float], list[float], float]:
     """Of requests with nobody beside: tokens computed that never arrived, seconds from the drop
-    until the slot is free, and the usual seconds between two tokens."""
+    until the slot is free, and the usual seconds of one token."""
     excess: list[float] = []
     freed: list[float] = []
     gaps: list[float] = []
@@ -250,7 +250,9 @@ async def _drop_alone(
         call = replace(next(calls), cancel_after=draw.uniform(0.0, longest))
         outcome = read_reply(await bench.client.send(call))
         waited = await bench.seconds_until_idle(limit=10.0)
-        gaps += outcome.gaps
+        if outcome.arrivals and outcome.scored_tokens:
+            tokens = outcome.scored_tokens / len(outcome.arrivals)
+            gaps += [gap / tokens for gap in outcome.gaps]
         if outcome.kind != "cancelled" or waited is None:
             continue
         freed.append(waited)

@@ -144,7 +144,7 @@ def test_errors_are_counted_by_kind() -> None:
     with fake_server(wrong="truncated") as server:
         assert figures(load(server, mix, extent, 2))["errors"] == {"reset": 2}
     assert figures(load(server, mix, extent, 2))["errors"] == {"refused": 10}
-    with fake_server(slots=1, queue=0, prefill_seconds=1.0) as server:
+    with fake_server(slots=1, queue=0, prefill_seconds=4.0) as server:
         found = figures(load(server, mix, Extent(requests=5), 5))
         # On a busy machine some clients come when the first has been served.
         assert 1 <= server.counters.rejected <= 4

@@ -13,6 +13,7 @@ from bluejay.serving.limits import Limits
 from bluejay.serving.metrics import Metrics
 from bluejay.serving.openapi import openapi_route
 from bluejay.serving.probes import probe_routes, readiness_of
+from bluejay.serving.return_times import ReturnTimes
 from bluejay.serving.router import Router
 from bluejay.serving.routes import Route
 
@@ -37,6 +38,7 @@ class App:
         self.metrics = metrics or Metrics(status)
         self.lifecycle = Lifecycle()
         self._status = status
+        self._return_times = ReturnTimes()
         described = [*routes, *probe_routes(self.readiness, self.metrics)]
         self.routes = (
             *described,
@@ -47,6 +49,10 @@ class App:
     def readiness(self) -> ApiError | None:
         """Why no work is taken now, None when some is."""
         return readiness_of(self.lifecycle, self._status)
+
+    def return_seconds(self) -> int:
+        """After how long one who is refused for lack of room is to come back."""
+        return self._return_times.next(self._status().finished if self._status else 0)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":

@@ -50,6 +50,8 @@ class Shell(Protocol):
 
     def readiness(self) -> ApiError | None: ...
 
+    def return_seconds(self) -> int: ...
+
 
 class Exchange:
     """One request on its way through the server."""
@@ -97,6 +99,8 @@ class Exchange:
             told = api_error(error)
             if told.status == 500 and not isinstance(error, ApiError):
                 log_failure(error, request_id=self._record.id)
+            if told.status == 429:
+                told.headers["retry-after"] = str(self._shell.return_seconds())
             return error_response(told)
 
     async def _checked_response(self) -> Response:
