@@ -203,3 +203,22 @@ def test_stopping_fails_what_still_runs() -> None:
         assert engine.stop(60)
         endings = [client.wait().ending for client in clients]
     assert all(isinstance(ending, Failed) and ending.is_transient for ending in endings)
+
+
+def test_more_rows_than_dense_products_keep_their_bits_in() -> None:
+    """Products with weights that are not packed keep a row's bits among up to 16 rows."""
+    runner = runner_of("gptj")
+    requests = [
+        EngineRequest(prompts=[prompt], max_tokens=12, sampling=SamplingParams(seed=number))
+        for number, prompt in enumerate(prompts_of([20 + number for number in range(20)]))
+    ]
+    group = EngineRequest(
+        prompts=prompts_of(range(5, 23)), max_tokens=4, combine=lambda logits: logits[17]
+    )
+    with running(runner, limits=replace(LIMITS, num_slots=20)) as engine:
+        clients = [Client(engine, request) for request in requests]
+        for request, client in zip(requests, clients, strict=True):
+            assert client.wait().tokens == expected(runner, request)
+        followed = replace(group, prompts=group.prompts[17:], combine=None)
+        assert Client(engine, group).wait().tokens == expected(runner, followed)
+        assert engine.status().recompiles == 0

@@ -216,7 +216,8 @@ class SlotEngine:
         failpoint("engine-step")
         if isinstance(step, Decode):
             samples = self._samples_of(step.requests)
-            for batch in batches_of(samples, most_steps=step.max_steps):
+            most_rows = self._device.most_rows
+            for batch in batches_of(samples, most_steps=step.max_steps, most_rows=most_rows):
                 self._try(batch.samples, partial(self._decode, batch))
         elif isinstance(step, CopyPrefix | PrefillChunk):
             samples = self._samples_of([step.request])

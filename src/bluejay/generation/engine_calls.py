@@ -36,8 +36,11 @@ class Batch:
     most_steps: int
 
 
-def batches_of(samples: Sequence[Sample], *, most_steps: int) -> list[Batch]:
-    """The calls of a turn, in which everybody goes on by the same number of steps, nearly."""
+def batches_of(samples: Sequence[Sample], *, most_steps: int, most_rows: int) -> list[Batch]:
+    """The calls of a turn, in which everybody goes on by the same number of steps, nearly.
+
+    More than `most_rows` samples go in several calls of nearly the same size.
+    """
     groups: dict[tuple[str | None, bool], list[Sample]] = {}
     for sample in samples:
         key = (sample.request.adapter, sample.is_combined)
@@ -46,13 +49,20 @@ def batches_of(samples: Sequence[Sample], *, most_steps: int) -> list[Batch]:
         most_steps = 1
     return [
         Batch(
-            samples=tuple(group),
+            samples=tuple(part),
             adapter=adapter,
             is_combined=is_combined,
             most_steps=most_steps,
         )
         for (adapter, is_combined), group in groups.items()
+        for part in ([group] if is_combined else _parts(group, most_rows))
     ]
+
+
+def _parts(samples: Sequence[Sample], most: int) -> list[Sequence[Sample]]:
+    count = -(-len(samples) // most)
+    size = -(-len(samples) // count)
+    return [samples[begin : begin + size] for begin in range(0, len(samples), size)]
 
 
 class DeviceCalls:

@@ -5,7 +5,7 @@ Axes: R rows of a call  V vocabulary  T tokens of a chunk
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial, wraps
-from typing import Any, NamedTuple, TypeVar, cast
+from typing import Any, Final, NamedTuple, TypeVar, cast
 
 import jax
 import jax.numpy as jnp
@@ -47,6 +47,10 @@ from bluejay.model.cache import Cache
 from bluejay.model.cached_block import keep_params
 from bluejay.model.params import DecoderParams
 from bluejay.nn.attention import CACHE_BLOCK
+from bluejay.nn.quantized import QuantizedWeight
+
+# Of a call over weights that are not packed (`multiply_weights`).
+MOST_DENSE_ROWS: Final = 16
 
 
 class CallForm(NamedTuple):
@@ -109,7 +113,6 @@ class SlotDevice:
             self._operands[name] = kept
         self.mesh = runner.mesh
         self._allowed = on_device(allowed, np.bool_, self.mesh)
-        most = min(MOST_ALTERNATIVES, self.config.vocab_size)
         self._forms = [
             SlotForm(
                 config=self.config,
@@ -117,13 +120,18 @@ class SlotDevice:
                 mesh=runner.mesh,
                 num_alternatives=count,
             )
-            for count in (0, most)
+            for count in (0, min(MOST_ALTERNATIVES, self.config.vocab_size))
         ]
         self._kept = self._new_kept_cache() if self.is_kept else None
         self._cache, self._tables = self._new_cache(), self._new_tables()
-        powers = [1 << bits for bits in range(num_slots.bit_length()) if 1 << bits < num_slots]
-        # Numbers of rows that a call may have. XLA keeps a row's bits in one of them alone.
-        self.sizes = (*powers, num_slots) if self.is_kept else (num_slots,)
+        # Rows that a call may have: among more, products with dense weights change a row's bits.
+        self.most_rows = num_slots
+        if self.is_kept and not all(map(_is_packed, [runner.params, *(adapters or {}).values()])):
+            self.most_rows = min(num_slots, MOST_DENSE_ROWS)
+        most = self.most_rows
+        powers = [1 << bits for bits in range(most.bit_length()) if 1 << bits < most]
+        # Numbers of rows that programs have. XLA keeps a row's bits in one of them alone.
+        self.sizes = (*powers, most) if self.is_kept else (num_slots,)
         self._permits_all = {
             size: on_device(np.ones((size, allowed.size), np.bool_), np.bool_, self.mesh)
             for size in {1, *self.sizes}
@@ -218,6 +226,7 @@ class SlotDevice:
         permitted: NDArray[np.bool_] | None = None,
     ) -> HostChoices:
         """The choices [steps, R] of the steps that were taken: not all, if every row ends before.
+        At most `most_rows` rows.
 
         `permitted` [R, V] narrows what is allowed, in a full call of one step.
         """
@@ -262,7 +271,14 @@ class SlotDevice:
 
     @_in_order
     def peek(self, rows: Sequence[SlotRow], *, adapter: str | None = None) -> NDArray[np.float32]:
-        """Raw logits [R, V] behind each row's token, which is in the cache then."""
+        """Raw logits [R, V] behind each row's token, which is in the cache then; of any rows."""
+        parts = [
+            self._peek_part(rows[begin : begin + self.most_rows], adapter)
+            for begin in range(0, len(rows), self.most_rows)
+        ]
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+    def _peek_part(self, rows: Sequence[SlotRow], adapter: str | None) -> NDArray[np.float32]:
         size, places = self._places(rows)
         found, state = peek_rows(
             self._operands[adapter],
@@ -349,6 +365,15 @@ def _padded_ids(rows: Sequence[Sequence[int]], size: int) -> NDArray[np.int32]:
 
 def _place(step: PrefillChunk) -> NDArray[np.int32]:
     return np.array([step.slot, step.begin, len(step.ids) - 1], np.int32)
+
+
+def _is_packed(params: DecoderParams) -> bool:
+    """Whether all weights that rows are multiplied with are codes."""
+    head = params.embedding if params.head is None else params.head
+    leaves = jax.tree.leaves(
+        (params.blocks, head), is_leaf=lambda leaf: isinstance(leaf, QuantizedWeight)
+    )
+    return all(isinstance(leaf, QuantizedWeight) or leaf.ndim < 2 for leaf in leaves)
 
 
 def _is_there(tree: SlotsCache | SlotTables) -> bool:
