@@ -215,7 +215,7 @@ def test_options_out_of_range_are_refused(
 def test_a_model_larger_than_memory_is_refused_before_it_is_read(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("bluejay.runs.loading.available_bytes", lambda: 1000)
+    monkeypatch.setattr("bluejay.runs.device_memory.available_bytes", lambda: 1000)
     with pytest.raises(MemoryLimitError, match=r"needs 0\.0 GB of memory"):
         bluejay.load(folder)
 

@@ -53,7 +53,7 @@ def test_the_size_that_is_told_is_that_of_the_cache(dtype: str) -> None:
 def test_a_cache_that_does_not_fit_is_refused_with_both_numbers(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("bluejay.runs.serving_memory.available_bytes", lambda: 100_000_000)
+    monkeypatch.setattr("bluejay.runs.device_memory.available_bytes", lambda: 100_000_000)
     require_memory(CONFIG, EngineLimits(num_slots=8, context_length=2048), "float32")
     limits = EngineLimits(num_slots=100, context_length=2048)
     with pytest.raises(MemoryLimitError) as caught:
