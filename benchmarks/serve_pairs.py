@@ -22,6 +22,7 @@ import tempfile
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import date
 from pathlib import Path
 from statistics import median
@@ -37,7 +38,8 @@ _START_SECONDS = 600.0
 _EXTRA = {"ignore_eos": True}
 _RATE = "output_tokens_per_second"
 Figures = dict[str, Any]
-Measure = Callable[[int], Awaitable[Figures]]
+# Of so many clients or texts, in a round: servers remember requests of earlier ones.
+Measure = Callable[[int, int], Awaitable[Figures]]
 
 
 @contextmanager
@@ -69,11 +71,12 @@ async def _is_up(url: str, probe: str, process: "subprocess.Popen[bytes]") -> bo
 def by_clients(url: str, mix: Mix, seconds: float) -> Measure:
     """Figures of so many clients of a server, all after one answer each that does not count."""
 
-    async def measure(num_clients: int) -> Figures:
+    async def measure(num_clients: int, turn: int) -> Figures:
+        calls = replace(mix, seed=1000 * turn + 10 * num_clients + mix.seed).calls()
         client = Client(Target.parse(url))
         try:
             extent = Extent(seconds=seconds, warm_up=num_clients)
-            load = await fixed_clients(client, mix.calls(), extent, num_clients=num_clients)
+            load = await fixed_clients(client, calls, extent, num_clients=num_clients)
         finally:
             client.close()
         found = figures(load)
@@ -91,7 +94,7 @@ def by_loop(name: str, *, slots: int, tokens: int) -> Measure:
     model = load(name)
     runner = model.runner.with_rows(slots)
 
-    async def measure(num_texts: int) -> Figures:
+    async def measure(num_texts: int, _turn: int) -> Figures:
         rate = bare_rate(runner, model.allowed, num_texts, tokens)
         return {_RATE: rate}
 
@@ -105,7 +108,7 @@ def compared(sides: Mapping[str, Measure], clients: Sequence[int], rounds: int) 
         found: dict[str, list[Figures]] = {name: [] for name in sides}
         for turn in range(rounds):
             for name, measure in sides.items():
-                found[name].append(asyncio.run(measure(number)))
+                found[name].append(asyncio.run(measure(number, turn)))
                 rate = found[name][-1][_RATE]
                 said = f"{number} clients, round {turn + 1}, {name}: {rate:.0f} tokens/s"
                 print(said, file=sys.stderr, flush=True)
