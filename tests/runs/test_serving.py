@@ -14,7 +14,7 @@ from bluejay.generation.runner import Prefix, Runner
 from bluejay.model.cache import empty_cache
 from bluejay.model.presets import gptj_config
 from bluejay.runs.language_model import LanguageModel
-from bluejay.runs.serving import ModelServer, ServingPlan, TypedRunner, engine_limits
+from bluejay.runs.serving import ModelServer, ServingPlan, engine_limits
 from bluejay.runs.serving_adapters import load_adapters
 from bluejay.runs.serving_memory import require_memory, slots_bytes
 from bluejay.text.suggestions import suggest
@@ -103,7 +103,7 @@ def test_words_of_a_long_text_are_read_from_its_end(
     suggest(model.runner, model.tokenizer, text)
     [whole] = read
     read.clear()
-    found = suggest(TypedRunner(model.runner, most=100), model.tokenizer, text)
+    found = suggest(TypedModel(model.runner, most=100), model.tokenizer, text)
     # 24 of the 100 places are for the longest word, one is the document start's.
     assert read == [[whole[0], *whole[-75:]]]
     assert found

@@ -14,6 +14,10 @@ from bluejay.model.cache import cache_bytes
 from bluejay.model.config import DecoderConfig
 from bluejay.text.word_search import NextTokens
 
+MOST_TYPED: Final = 512
+"""Tokens of a typed text that a server suggests words from: what stands further back moves them
+little."""
+
 # Texts that were typed, with what may follow: a search leaves some eight rows behind.
 _MOST_ROWS: Final = 64
 _FEWEST_ROWS: Final = 4
@@ -45,9 +49,9 @@ class TypedModel:
 
     def of_tenant(self, tenant: str) -> NextTokens:
         """The model as one tenant asks it: no other's answers come sooner for what this one typed."""
-        return _EndRunner(self._runner, self.config) if self._memory is None else (
-            self._memory.of_tenant(tenant)
-        )
+        if self._memory is None:
+            return _EndRunner(self._runner, self.config)
+        return self._memory.of_tenant(tenant)
 
     def start(self, ids: Sequence[int], *, reserve: int = 0) -> Any:
         return self._own.start(ids, reserve=reserve)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final, Literal, Protocol, runtime_checkable
 
 import msgspec
 from msgspec import Meta
@@ -97,8 +97,16 @@ class SuggestAnswer(msgspec.Struct, frozen=True, kw_only=True):
     suggestions: list[SuggestedWord]
 
 
+@runtime_checkable
+class RememberingModel(Protocol):
+    """A model that answers a tenant sooner what the same tenant, and no other, asked before."""
+
+    def of_tenant(self, tenant: str) -> NextTokens: ...
+
+
 def suggest_routes(service: TextService, model: NextTokens) -> list[Route]:
-    """The route that suggests words; `model` is asked by one thread at a time."""
+    """The route that suggests words; `model` is asked by one thread at a time, and for each tenant
+    by itself if it is a RememberingModel."""
     return [
         Route(
             method="POST",
@@ -194,17 +202,21 @@ class Desk:
             )
         self._num_waiting += 1
         try:
-            return await self._wait(job, work)
+            return await self._wait(job, work, self._model_of(tenant))
         finally:
             job.cancelled.set()
             self._num_waiting -= 1
             if key is not None and self._jobs.get(key) is job:
                 del self._jobs[key]
 
+    def _model_of(self, tenant: str) -> NextTokens:
+        model = self._model
+        return model.of_tenant(tenant) if isinstance(model, RememberingModel) else model
+
     async def _wait(
-        self, job: Job, work: Callable[[NextTokens], list[Suggestion]]
+        self, job: Job, work: Callable[[NextTokens], list[Suggestion]], model: NextTokens
     ) -> list[Suggestion]:
-        future = self._thread.submit(work, _CancellableModel(self._model, job))
+        future = self._thread.submit(work, _CancellableModel(model, job))
         finding = asyncio.wrap_future(future)
         waiting = asyncio.create_task(job.superseded.wait())
         try:

@@ -20,6 +20,8 @@ from bluejay.text.words import State, TokenWords, incomplete_end
 # one token are rare among the heavy ones, and a dropped one costs a call if it is needed again.
 _KEPT_PREFIXES = 8
 
+_SORTED_FIRST = 32
+
 # While a path may still spell the typed text in another way, it counts as if it did and lowers
 # every probability by its share of all mass.
 _UNREAD_SHARE = 0.01
@@ -70,7 +72,21 @@ class _Choices(NamedTuple):
     shapes: NDArray[np.int32]
 
     def only(self, chosen: NDArray[np.bool_]) -> "_Choices":
-        return _Choices(self.path, self.ids[chosen], self.masses[chosen], self.shapes[chosen])
+        at = np.flatnonzero(chosen)
+        return _Choices(self.path, self.ids.take(at), self.masses.take(at), self.shapes.take(at))
+
+
+def _heaviest_first(masses: NDArray[np.float64]) -> Iterator[int]:
+    """Places by falling mass, among equal ones the first first. Mostly few are asked for, and to
+    sort 49,152 takes 3 ms."""
+    if len(masses) > 2 * _SORTED_FIRST:
+        least = np.partition(masses, -_SORTED_FIRST)[-_SORTED_FIRST]
+        heavy = np.flatnonzero(masses >= least)
+        yield from heavy[np.argsort(-masses[heavy], kind="stable")].tolist()
+        light = np.flatnonzero(masses < least)
+    else:
+        light = np.arange(len(masses))
+    yield from light[np.argsort(-masses[light], kind="stable")].tolist()
 
 
 def _folded(word: str) -> str:
@@ -238,7 +254,7 @@ class WordSearch:
         states, used = self._words.read(state, choices.shapes)
         before = b"" if path.uncovered else path.text
         complete = len(before) - len(incomplete_end(before))
-        for index in np.argsort(-choices.masses, kind="stable"):
+        for index in _heaviest_first(choices.masses):
             token, mass = int(choices.ids[index]), float(choices.masses[index])
             if not mass > 0.0:
                 return
@@ -281,17 +297,18 @@ class WordSearch:
             heapq.heappush(self._frontier, (-path.mass, next(self._order), path, paths))
 
     def _next_probabilities(self, path: Path) -> NDArray[np.float64]:
-        logits = np.asarray(self._prefix(path).logits).astype(np.float64)
-        logits = np.where(self._allowed, logits, -np.inf)
+        raw = np.asarray(self._prefix(path).logits)
+        logits: NDArray[np.float64] = np.where(self._allowed, raw, -np.inf).astype(np.float64)
         largest = np.max(logits)
         if not np.isfinite(largest):
             raise DataError(
                 f"The model gives {largest} as the largest logit after {path.depth} tokens of a "
                 "continuation, so its weights are damaged: load them again from their source."
             )
-        weights = np.exp(logits - largest)
-        probabilities: NDArray[np.float64] = weights / weights.sum()
-        return probabilities
+        logits -= largest
+        weights = np.exp(logits, out=logits)
+        weights /= weights.sum()
+        return weights
 
     def _prefix(self, path: Path) -> Any:
         if path.prefix is None:
