@@ -37,10 +37,9 @@ class OwnedIds(NamedTuple):
         return self._replace(ids=(*self.ids, token))
 
     @property
-    def parent(self) -> "OwnedIds | None":
-        """All but the last id, if that is a single step."""
-        one_less = len(self.ids) - 1
-        return self._replace(ids=self.ids[:-1]) if one_less > 0 and one_less >= self.wide else None
+    def before_step(self) -> "OwnedIds":
+        """Without the last id, which was a single step."""
+        return self._replace(ids=self.ids[:-1])
 
     def shared(self, other: "OwnedIds") -> int:
         """How many positions, from the first on, have the same bits."""
@@ -54,63 +53,73 @@ class OwnedIds(NamedTuple):
             end = sum(own)
         return end
 
-    def left(self, done: int) -> list[tuple[int, int]]:
+    def left(self, done: int, *, capacity: int) -> list[tuple[int, int]]:
         """(begin, size) of the chunks behind positions that are there, at least one. Size 1 is a
-        single step; the last chunk of 16 may reach beyond the ids."""
+        single step; the last chunk of 16 may reach beyond the ids, not beyond the capacity."""
         length = len(self.ids)
         found = [chunk for chunk in chunks(self.wide) if sum(chunk) > min(done, length - 1)]
         begin = max(self.wide, min(done, length - 1))
-        if 0 < length - begin <= _MOST_STEPS and done:
-            return found + [(at, 1) for at in range(begin, length)]
-        return found + [(at, _NARROW) for at in range(begin, length, _NARROW)]
+        is_short = done and length - begin <= _MOST_STEPS
+        while begin < length:
+            size = 1 if is_short or begin + _NARROW > capacity else _NARROW
+            found.append((begin, size))
+            begin += size
+        return found
 
 
 class RememberedRows:
     """Rows of a cache by the ids that they hold; the one not used for longest is given next.
 
-    No owner's rows are used for another's ids: a reply in less time would tell what others typed.
+    The last `num_loose` are for ids of which there are many and each is rarely needed again, so
+    that these do not take the place of the others. No owner's rows are used for another's ids: a
+    reply in less time would tell what others typed.
     """
 
-    def __init__(self, num_rows: int) -> None:
-        assert num_rows > 1, "what is copied needs a row beside its own"
-        self._rows: OrderedDict[int, OwnedIds | None] = OrderedDict.fromkeys(range(num_rows))
+    def __init__(self, num_rows: int, *, num_loose: int) -> None:
+        self._num_firm = num_rows - num_loose
+        firm, loose = range(self._num_firm), range(self._num_firm, num_rows)
+        self._rows: tuple[OrderedDict[int, OwnedIds | None], ...] = (
+            OrderedDict.fromkeys(firm),
+            OrderedDict.fromkeys(loose),
+        )
         self._row_of: dict[OwnedIds, int] = {}
+
+    def row_of(self, ids: OwnedIds) -> int | None:
+        """The row that holds just these, now the last used of its kind."""
+        row = self._row_of.get(ids)
+        if row is not None:
+            self._use(row)
+        return row
 
     def nearest(self, wanted: OwnedIds) -> tuple[int, int]:
         """A row, now the last used, and how many of its positions are wanted; (-1, 0) for none."""
-        parent = wanted.parent
-        if parent is not None and (row := self._row_of.get(parent)) is not None:
-            self._rows.move_to_end(row)
-            return row, len(parent.ids)
         best, most = -1, 0
         for held, row in self._row_of.items():
             if held.owner == wanted.owner and (shared := held.shared(wanted)) > most:
                 best, most = row, shared
         if most:
-            self._rows.move_to_end(best)
+            self._use(best)
         return best, most
 
-    def take(self) -> int:
+    def take(self, *, is_loose: bool) -> int:
         """The row that was not used for longest, empty until `hold`."""
-        row, held = next(iter(self._rows.items()))
+        rows = self._rows[is_loose]
+        row, held = next(iter(rows.items()))
         if held is not None:
             del self._row_of[held]
-        self._rows[row] = None
+        rows[row] = None
+        rows.move_to_end(row)
         return row
 
     def hold(self, row: int, ids: OwnedIds) -> None:
         """All of these ids are in the row now."""
-        # The same may lie in another, which then ages.
-        if (before := self._row_of.pop(ids, None)) is not None:
-            self._rows[before] = None
-        self._rows[row] = ids
-        self._rows.move_to_end(row)
+        if (before := self._row_of.get(ids)) is not None:
+            self._rows[before >= self._num_firm][before] = None
+        self._rows[row >= self._num_firm][row] = ids
         self._row_of[ids] = row
 
-    def forget(self) -> None:
-        """Nothing is known of any row."""
-        self._rows = OrderedDict.fromkeys(self._rows)
-        self._row_of.clear()
+    def _use(self, row: int) -> None:
+        self._rows[row >= self._num_firm].move_to_end(row)
 
 
 def _num_same(a: tuple[int, ...], b: tuple[int, ...]) -> int:

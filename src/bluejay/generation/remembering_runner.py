@@ -10,7 +10,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from jaxtyping import Array
@@ -27,6 +27,13 @@ from bluejay.kernels.decoding import ResidentBlocks
 from bluejay.kernels.slot_cache import SlotCache
 from bluejay.model.config import DecoderConfig
 from bluejay.nn.attention import CACHE_BLOCK
+
+
+# Steps of one call: four rows of a small model take little longer than one, since its weights are
+# read once.
+MOST_AT_ONCE: Final = 4
+# Twice as many for steps, and some for prompts.
+FEWEST_ROWS: Final = 2 * MOST_AT_ONCE + 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,49 +55,107 @@ class RememberingRunner:
         self, runner: Runner, *, context_length: int, num_rows: int, most_bytes: int
     ) -> None:
         assert can_remember(runner)
+        assert num_rows >= FEWEST_ROWS
         self.runner, self.num_calls = runner, 0
         self.config: DecoderConfig = replace(runner.config, context_length=context_length)
         # Shared with an engine's programs, whose configuration is the decoder's own.
         self._form = SlotForm(config=runner.config, is_native=runner.is_native)
-        self._kept = _new_cache(runner, rows=num_rows, context_length=context_length)
+        self._capacity = row_capacity(context_length)
+        self._kept = _new_cache(runner, rows=num_rows, capacity=self._capacity)
         self._number: Any = self._kept.number  # NumPy's: JAX takes it faster than it makes one
-        self._rows = RememberedRows(num_rows)
+        num_loose = max(2 * MOST_AT_ONCE, num_rows // 3)
+        self._rows = RememberedRows(num_rows, num_loose=num_loose)
         self._fixed = fixed_numbers(SamplingParams())
         self._logits: OrderedDict[OwnedIds, NDArray[np.float32]] = OrderedDict()
-        self._most_logits = max(1, most_bytes // (4 * self.config.vocab_size))
+        self._most_logits = max(MOST_AT_ONCE, most_bytes // (4 * self.config.vocab_size))
         self._lock = threading.Lock()
 
     def of_tenant(self, tenant: str) -> "TenantRunner":
         """What one tenant asks, who shares no memory with others."""
         return TenantRunner(self, tenant)
 
-    def after(self, wanted: OwnedIds) -> RememberedPrefix:
-        """The logits behind the ids, which must fit the context."""
+    def after_prompt(self, wanted: OwnedIds) -> RememberedPrefix:
+        """The logits behind a prompt that fits the context."""
         with self._lock:
-            found = self._logits.get(wanted)
-            if found is None:
-                found = self._logits[wanted] = self._run(wanted)
-                if len(self._logits) > self._most_logits:
-                    self._logits.popitem(last=False)
-            self._logits.move_to_end(wanted)
-        return RememberedPrefix(ids=wanted, logits=found)
+            if wanted not in self._logits:
+                self._remember(wanted, self._read(wanted)[1])
+            return self._recalled(wanted)
+
+    def after_steps(self, wanted: Sequence[OwnedIds]) -> RememberedPrefix:
+        """The logits behind the first of these; if a call is needed for it, it runs for the others
+        too. The last id of each is a step that fits the context. At most MOST_AT_ONCE."""
+        with self._lock:
+            if wanted[0] not in self._logits:
+                self._take_steps([ids for ids in wanted if ids not in self._logits])
+            return self._recalled(wanted[0])
 
     def warm_up(self) -> None:
         """Run all programs once. An engine of the same decoder has the same ones."""
-        sizes = [size for size in CHUNK_SIZES if size <= self.config.context_length]
+        longest = self.config.context_length
         with self._lock:
-            for size in (*sizes, 1):
+            for size in (*(size for size in CHUNK_SIZES if size <= longest), 1):
                 self._run_pieces((0,) * size, row=0, pieces=[(0, size)])
-            self._rows.forget()
+            self._run_steps([self._step_row(0, row=row, begin=0) for row in range(MOST_AT_ONCE)])
 
-    def _run(self, wanted: OwnedIds) -> NDArray[np.float32]:
+    def _recalled(self, ids: OwnedIds) -> RememberedPrefix:
+        self._logits.move_to_end(ids)
+        return RememberedPrefix(ids=ids, logits=self._logits[ids])
+
+    def _remember(self, ids: OwnedIds, logits: NDArray[np.float32]) -> None:
+        self._logits[ids] = logits
+        if len(self._logits) > self._most_logits:
+            self._logits.popitem(last=False)
+
+    def _read(self, wanted: OwnedIds) -> tuple[int, NDArray[np.float32]]:
+        """A row that holds the ids, and the logits behind them."""
         source, done = self._rows.nearest(wanted)
-        row = self._rows.take()
+        row = self._rows.take(is_loose=False)
         if done and row != source:
             self._kept.copy(source, row, done)
-        logits = self._run_pieces(wanted.ids, row=row, pieces=wanted.left(done))
+        pieces = wanted.left(done, capacity=self._capacity)
+        logits = self._run_pieces(wanted.ids, row=row, pieces=pieces)
         self._rows.hold(row, wanted)
+        return row, logits
+
+    def _take_steps(self, wanted: Sequence[OwnedIds]) -> None:
+        places = []
+        for ids in wanted:
+            before = ids.before_step
+            source = self._rows.row_of(before)
+            if source is None and ids is wanted[0]:
+                source, _ = self._read(before)
+            if source is not None:  # of guesses, only those that take no call of their own
+                places.append((ids, source))
+        # From now on no row that is copied is given away: there are twice as many loose ones.
+        rows = []
+        for ids, source in places:
+            row = self._rows.take(is_loose=True)
+            self._kept.copy(source, row, len(ids.ids) - 1)
+            rows.append(self._step_row(ids.ids[-1], row=row, begin=len(ids.ids) - 1))
+        found = self._run_steps(rows)
+        for (ids, _), row, logits in zip(places, rows, found, strict=True):
+            self._rows.hold(row.slot, ids)
+            # A copy: the others may be forgotten sooner.
+            self._remember(ids, logits.copy())
+
+    def _step_row(self, token: int, *, row: int, begin: int) -> SlotRow:
+        return SlotRow(slot=row, token=token, length=begin, fixed=self._fixed)
+
+    def _run_steps(self, rows: Sequence[SlotRow]) -> NDArray[np.float32]:
+        """Logits [R, V]."""
+        found, _ = self._peek(rows, SlotState(cache=self._number))
+        logits: NDArray[np.float32] = np.asarray(found)[: len(rows)]
         return logits
+
+    def _peek(self, rows: Sequence[SlotRow], state: SlotState) -> tuple[Array, SlotState]:
+        self.num_calls += 1
+        # Two programs, of one row and of the most.
+        size = 1 if len(rows) == 1 else MOST_AT_ONCE
+        packed: Any = packed_rows(rows, size=size, places=range(len(rows)))
+        found: tuple[Array, SlotState] = peek_rows(
+            self.runner.operands, RowInputs(packed), state=state, form=self._form
+        )
+        return found
 
     def _run_pieces(
         self, ids: Sequence[int], *, row: int, pieces: Sequence[tuple[int, int]]
@@ -102,27 +167,18 @@ class RememberingRunner:
         for begin, size in pieces:
             piece = ids[begin : begin + size]
             if size == 1:
-                found, state = self._step(piece[0], row=row, begin=begin, state=state)
+                row_now = self._step_row(piece[0], row=row, begin=begin)
+                found, state = self._peek([row_now], state)
             else:
                 found, state = self._chunk(piece, (row, begin, len(piece) - 1), size, state)
-            self.num_calls += 1
         # Waits for the end: from now on the rows may be copied.
         logits: NDArray[np.float32] = np.asarray(found)[0]
         return logits
 
-    def _step(
-        self, token: int, *, row: int, begin: int, state: SlotState
-    ) -> tuple[Array, SlotState]:
-        step = SlotRow(slot=row, token=token, length=begin, fixed=self._fixed)
-        packed: Any = packed_rows([step], size=1, places=[0])
-        found: tuple[Array, SlotState] = peek_rows(
-            self.runner.operands, RowInputs(packed), state=state, form=self._form
-        )
-        return found
-
     def _chunk(
         self, ids: Sequence[int], place: tuple[int, int, int], size: int, state: SlotState
     ) -> tuple[Array, SlotState]:
+        self.num_calls += 1
         padded = np.zeros((1, size), np.int32)
         padded[0, : len(ids)] = ids
         found: tuple[Array, SlotState] = run_chunk(
@@ -142,13 +198,18 @@ class TenantRunner:
         """As `Runner.start`, for the logits."""
         self._shared.runner.require_fit(ids, reserve)
         self._require_room(len(ids) + reserve)
-        return self._shared.after(OwnedIds.of_prompt(self._tenant, ids))
+        return self._shared.after_prompt(OwnedIds.of_prompt(self._tenant, ids))
 
     def branch(self, prefix: RememberedPrefix, token: int) -> RememberedPrefix:
         """As `Runner.branch`, for the logits."""
-        require_ids([token], self.config)
-        self._require_room(len(prefix.ids.ids) + 1)
-        return self._shared.after(prefix.ids.followed_by(token))
+        return self.branch_first([(prefix, token)])
+
+    def branch_first(self, wanted: Sequence[tuple[RememberedPrefix, int]]) -> RememberedPrefix:
+        """`branch` of the first; the others, the likeliest to be asked next, may run with it."""
+        steps = wanted[:MOST_AT_ONCE]
+        require_ids([token for _, token in steps], self.config)
+        self._require_room(max(len(prefix.ids.ids) for prefix, _ in steps) + 1)
+        return self._shared.after_steps([prefix.ids.followed_by(token) for prefix, token in steps])
 
     def _require_room(self, length: int) -> None:
         if length > self.config.context_length:
@@ -164,15 +225,15 @@ def can_remember(runner: Runner) -> bool:
 
 
 def row_capacity(context_length: int) -> int:
-    """Positions of a row: the last chunk, which may begin anywhere, reaches beyond the ids."""
-    return -(-(context_length + CHUNK_SIZES[-1]) // CACHE_BLOCK) * CACHE_BLOCK
+    """Positions of a row."""
+    return -(-context_length // CACHE_BLOCK) * CACHE_BLOCK
 
 
-def _new_cache(runner: Runner, *, rows: int, context_length: int) -> SlotCache:
+def _new_cache(runner: Runner, *, rows: int, capacity: int) -> SlotCache:
     config = runner.config
     return SlotCache(
         layers=config.num_layers,
         rows=rows,
-        heads=(config.num_kv_heads, row_capacity(context_length), config.head_dim),
+        heads=(config.num_kv_heads, capacity, config.head_dim),
         dtype=runner.cache_dtype,
     )

@@ -8,7 +8,12 @@ from typing import Any, Final
 import jax.numpy as jnp
 
 from bluejay.generation.prompt_chunks import CHUNK_SIZES
-from bluejay.generation.remembering_runner import RememberingRunner, can_remember, row_capacity
+from bluejay.generation.remembering_runner import (
+    FEWEST_ROWS,
+    RememberingRunner,
+    can_remember,
+    row_capacity,
+)
 from bluejay.generation.runner import Runner
 from bluejay.model.cache import cache_bytes
 from bluejay.model.config import DecoderConfig
@@ -18,13 +23,11 @@ MOST_TYPED: Final = 512
 """Tokens of a typed text that a server suggests words from: what stands further back moves them
 little."""
 
-# Texts that were typed, with what may follow: a search leaves some eight rows behind.
-_MOST_ROWS: Final = 64
-_FEWEST_ROWS: Final = 4
+# Texts of so many typists, with what may follow: one of each is asked with every letter.
+_MOST_ROWS: Final = 24
 # Of keys and values, if all rows were as long as they may be, and of logits.
-_ROW_BYTES: Final = 512 << 20
+_ROW_BYTES: Final = 256 << 20
 _LOGIT_BYTES: Final = 64 << 20
-_SCALE_BYTES: Final = 4
 
 
 class TypedModel:
@@ -91,4 +94,4 @@ def num_typed_rows(config: DecoderConfig, cache_dtype: str) -> int:
         positions=row_capacity(config.context_length),
         bytes_per_value=jnp.dtype(cache_dtype).itemsize,
     )
-    return max(_FEWEST_ROWS, min(_MOST_ROWS, _ROW_BYTES // bytes_per_row))
+    return max(FEWEST_ROWS, min(_MOST_ROWS, _ROW_BYTES // bytes_per_row))
