@@ -3,7 +3,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -215,3 +215,23 @@ def test_bad_bodies(served: tuple[Client, TableModel], body: dict[str, Any], par
     error = served[0].refusal("/v1/suggest", **body)
     assert (error["status"], error["param"]) == (400, param)
     assert served[1].calls == []
+
+
+def test_a_model_that_remembers_is_asked_for_each_tenant() -> None:
+    class Remembering(TableModel):
+        tenants: ClassVar[dict[str, TableModel]] = {}
+
+        def of_tenant(self, tenant: str) -> TableModel:
+            return self.tenants.setdefault(tenant, TableModel())
+
+    model = Remembering()
+    access = make_access("127.0.0.1", keys=["key-a", "key-b"])
+    with serve_routes(lambda service: suggest_routes(service, model), access=access) as client:
+        for key, text in (("key-a", "the s"), ("key-b", "a"), ("key-a", "the se")):
+            raw = client.raw.with_defaults(x_api_key=key)
+            Client(raw=raw, engine=client.engine).post("/v1/suggest", text=text)
+    assert model.calls == []
+    plain = [TableModel(), TableModel()]
+    for table, text in ((plain[0], "the s"), (plain[0], "the se"), (plain[1], "a")):
+        suggest(table, small_tokenizer(), text)
+    assert [asked.calls for asked in model.tenants.values()] == [table.calls for table in plain]

@@ -28,7 +28,6 @@ from bluejay.kernels.slot_cache import SlotCache
 from bluejay.model.config import DecoderConfig
 from bluejay.nn.attention import CACHE_BLOCK
 
-
 # Steps of one call: four rows of a small model take little longer than one, since its weights are
 # read once.
 MOST_AT_ONCE: Final = 4

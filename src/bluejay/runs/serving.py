@@ -2,14 +2,11 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
-from typing import Any, Final
 
 from bluejay.core.errors import UsageError
 from bluejay.generation.compile_count import num_compiled_anywhere
 from bluejay.generation.engine import SlotEngine
 from bluejay.generation.engine_requests import EngineLimits, EngineStatus
-from bluejay.generation.prompt_chunks import CHUNK_SIZES
 from bluejay.generation.runner import Runner
 from bluejay.model.config import DecoderConfig
 from bluejay.model.params import DecoderParams

@@ -51,7 +51,7 @@ class TypedModel:
         self._own = self.of_tenant("")
 
     def of_tenant(self, tenant: str) -> NextTokens:
-        """The model as one tenant asks it: no other's answers come sooner for what this one typed."""
+        """The model as one tenant asks it: what was typed hastens no other's answers."""
         if self._memory is None:
             return _EndRunner(self._runner, self.config)
         return self._memory.of_tenant(tenant)
@@ -61,6 +61,11 @@ class TypedModel:
 
     def branch(self, prefix: Any, token: int) -> Any:
         return self._own.branch(prefix, token)
+
+    def branch_first(self, wanted: Sequence[tuple[Any, int]]) -> Any:
+        if self._memory is None:
+            return self._own.branch(*wanted[0])
+        return self._memory.of_tenant("").branch_first(wanted)
 
     def warm_up_runs(self) -> list[Callable[[], None]]:
         """What compiles all programs, piece by piece."""

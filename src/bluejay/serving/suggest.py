@@ -20,7 +20,7 @@ from bluejay.serving.routes import Call, Route, StrictBody, json_answer
 from bluejay.serving.service import TextService
 from bluejay.serving.sse import until_disconnect
 from bluejay.text.suggestions import LEAST_PROBABILITY, MAX_CALLS, Suggestion, suggest
-from bluejay.text.word_search import NextTokens
+from bluejay.text.word_search import NextTokens, SeveralAtOnce
 
 MAX_WORDS: Final = 20
 MOST_CALLS: Final = 128
@@ -161,6 +161,12 @@ class _CancellableModel:
     def branch(self, prefix: Any, token: int) -> Any:
         self._check()
         return self._model.branch(prefix, token)
+
+    def branch_first(self, wanted: Sequence[tuple[Any, int]]) -> Any:
+        self._check()
+        if isinstance(self._model, SeveralAtOnce):
+            return self._model.branch_first(wanted)
+        return self._model.branch(*wanted[0])
 
     def _check(self) -> None:
         if self._job.cancelled.is_set():

@@ -84,7 +84,7 @@ class _Choices(NamedTuple):
     shapes: NDArray[np.int32]
 
     def only(self, chosen: NDArray[np.bool_]) -> "_Choices":
-        at = np.flatnonzero(chosen)
+        at = chosen.nonzero()[0]
         return _Choices(self.path, self.ids.take(at), self.masses.take(at), self.shapes.take(at))
 
 
@@ -146,6 +146,7 @@ class WordSearch:
         self.next_word: bool | None = None if typed.word else True
         self.num_calls = 0
         self._model, self._words, self._typed = model, words, typed
+        self._several = model if isinstance(model, SeveralAtOnce) else None
         self._allowed, self._longest_path = allowed, longest_path
         self._ids = np.arange(len(words.token_bytes), dtype=np.int32)
         self._kept: deque[Path] = deque()
@@ -337,9 +338,10 @@ class WordSearch:
     def _likely_next(self, path: Path) -> list[Path]:
         """Paths that are probably expanded soon after this one, of those whose parents are read."""
         found = []
-        for _, _, first, siblings in heapq.nsmallest(_READ_AT_ONCE, self._frontier):
-            found += [first, *siblings.ahead(_READ_AT_ONCE - 2)]
         least = max(self._least_mass, _LEAST_SHARE * path.mass)
+        for _, _, first, siblings in heapq.nsmallest(_READ_AT_ONCE, self._frontier):
+            if first.mass > least:
+                found += [first, *siblings.ahead(_READ_AT_ONCE - 2)]
         found = [other for other in found if other.mass > least and _is_ready(other)]
         return heapq.nlargest(_READ_AT_ONCE - 1, found, key=lambda other: other.mass)
 
@@ -370,7 +372,10 @@ class WordSearch:
         return path.prefix
 
     def _branch(self, prefix: Any, path: Path) -> Any:
-        if not isinstance(self._model, SeveralAtOnce):
+        if self._several is None:
             return self._model.branch(prefix, path.token)
-        others = [(other.parent.prefix, other.token) for other in self._likely_next(path) if other.parent]
-        return self._model.branch_first([(prefix, path.token), *others])
+        wanted = [(prefix, path.token)]
+        for other in self._likely_next(path):
+            assert other.parent is not None
+            wanted.append((other.parent.prefix, other.token))
+        return self._several.branch_first(wanted)

@@ -93,6 +93,8 @@ def shape_of(data: bytes) -> str:
 
 def incomplete_end(data: bytes) -> bytes:
     """The bytes at the end that are the beginning of a character."""
+    if data.isascii():
+        return b""
     decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
     decoder.decode(data)
     held: bytes = decoder.getstate()[0]
@@ -154,9 +156,7 @@ class TokenWords:
         self._numbers: dict[str, int] = {}
         # Shapes get numbers and keep them, so what was read of them stays right.
         self._tables: dict[State, tuple[NDArray[np.int8], NDArray[np.int16]]] = {}
-        self._covering: dict[
-            bytes, tuple[list[int], NDArray[np.int32], NDArray[np.int32]]
-        ] = {}
+        self._covering: dict[bytes, tuple[list[int], NDArray[np.int32], NDArray[np.int32]]] = {}
         special = tokenizer.special_ids
         self.token_bytes = [
             b"" if data is None or token in special else data
