@@ -132,8 +132,8 @@ class RememberingRunner:
             self._kept.copy(source, row, len(ids.ids) - 1)
             rows.append(self._step_row(ids.ids[-1], row=row, begin=len(ids.ids) - 1))
         found = self._run_steps(rows)
-        for (ids, _), row, logits in zip(places, rows, found, strict=True):
-            self._rows.hold(row.slot, ids)
+        for (ids, _), step, logits in zip(places, rows, found, strict=True):
+            self._rows.hold(step.slot, ids)
             # A copy: the others may be forgotten sooner.
             self._remember(ids, logits.copy())
 
