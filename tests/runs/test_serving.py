@@ -1,8 +1,9 @@
 """A server put together: what it takes on, and what it refuses before anything is made."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,13 +11,14 @@ import pytest
 import bluejay
 from bluejay.core.errors import MemoryLimitError, UsageError
 from bluejay.generation.engine_requests import EngineLimits
-from bluejay.generation.runner import Prefix, Runner
+from bluejay.generation.runner import Runner
 from bluejay.model.cache import empty_cache
 from bluejay.model.presets import gptj_config
 from bluejay.runs.language_model import LanguageModel
-from bluejay.runs.serving import ModelServer, ServingPlan, TypedRunner, engine_limits
+from bluejay.runs.serving import ModelServer, ServingPlan, engine_limits
 from bluejay.runs.serving_adapters import load_adapters
 from bluejay.runs.serving_memory import require_memory, slots_bytes
+from bluejay.runs.typed_model import TypedModel
 from bluejay.text.suggestions import suggest
 from text_models import write_text_model
 
@@ -92,18 +94,21 @@ def test_words_of_a_long_text_are_read_from_its_end(
     model: LanguageModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     read: list[list[int]] = []
-    start = Runner.start
 
-    def spy(self: Runner, ids: Sequence[int], *, reserve: int = 0) -> Prefix:
-        read.append(list(ids))
-        return start(self, ids, reserve=reserve)
+    def spy_on(start: Callable[..., Any]) -> Callable[..., Any]:
+        def spy(self: Any, ids: Sequence[int], *, reserve: int = 0) -> Any:
+            read.append(list(ids))
+            return start(self, ids, reserve=reserve)
 
-    monkeypatch.setattr(Runner, "start", spy)
+        return spy
+
+    for kind in (Runner, TypedModel):
+        monkeypatch.setattr(kind, "start", spy_on(kind.start))
     text = "".join(f"the sky is {number} times as wide as the sea; " for number in range(60))
     suggest(model.runner, model.tokenizer, text)
     [whole] = read
     read.clear()
-    found = suggest(TypedRunner(model.runner, most=100), model.tokenizer, text)
+    found = suggest(TypedModel(model.runner, most=100), model.tokenizer, text)
     # 24 of the 100 places are for the longest word, one is the document start's.
     assert read == [[whole[0], *whole[-75:]]]
     assert found

@@ -2,7 +2,7 @@ import json
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -171,3 +171,23 @@ def test_bad_bodies(served: tuple[Client, TableWords], body: dict[str, Any], par
     error = served[0].refusal("/v1/suggest", **body)
     assert (error["status"], error["param"]) == (400, param)
     assert served[1].calls == []
+
+
+def test_a_model_that_remembers_is_asked_for_each_tenant() -> None:
+    class Remembering(TableWords):
+        tenants: ClassVar[dict[str, TableWords]] = {}
+
+        def of_tenant(self, tenant: str) -> TableWords:
+            return self.tenants.setdefault(tenant, TableWords())
+
+    model = Remembering()
+    access = make_access("127.0.0.1", keys=["key-a", "key-b"])
+    with serve_routes(lambda service: suggest_routes(service, model), access=access) as client:
+        for key, text in (("key-a", "the s"), ("key-b", "a"), ("key-a", "the se")):
+            raw = client.raw.with_defaults(x_api_key=key)
+            Client(raw=raw, engine=client.engine).post("/v1/suggest", text=text)
+    assert model.calls == []
+    plain = [TableWords(), TableWords()]
+    for table, text in ((plain[0], "the s"), (plain[0], "the se"), (plain[1], "a")):
+        suggest(table, small_tokenizer(), text)
+    assert [asked.calls for asked in model.tenants.values()] == [table.calls for table in plain]

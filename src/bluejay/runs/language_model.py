@@ -28,6 +28,7 @@ from bluejay.model.partition import partition
 from bluejay.runs.compile_cache import configure_compile_cache
 from bluejay.runs.loading import default_cache_dtype, load_params, require_cache_dtype
 from bluejay.runs.mesh_loading import serving_mesh
+from bluejay.runs.typed_model import TypedModel
 from bluejay.text.completion import Completion, TextDelta, complete, prompt_logprobs
 from bluejay.text.conventions import conventions_of
 from bluejay.text.prompt import prompt_ids
@@ -158,9 +159,13 @@ class LanguageModel:
             speculation=self._speculation(options),
         )
 
+    @cached_property
+    def _typed(self) -> TypedModel:
+        return TypedModel(self.runner, most=self.config.context_length)
+
     def suggest(self, prefix: str, k: int = 5) -> list[tuple[str, float]]:
         """The likeliest next words, or completions of a half-typed one, with probabilities."""
-        found = suggest(self.runner, self.tokenizer, prefix, k=k)
+        found = suggest(self._typed, self.tokenizer, prefix, k=k)
         return [(item.word, item.probability) for item in found]
 
     def logits(self, ids: Sequence[int]) -> NDArray[np.float32]:

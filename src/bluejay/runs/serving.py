@@ -2,14 +2,11 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
-from typing import Any, Final
 
 from bluejay.core.errors import UsageError
 from bluejay.generation.compile_count import num_compiled_anywhere
 from bluejay.generation.engine import SlotEngine
 from bluejay.generation.engine_requests import EngineLimits, EngineStatus
-from bluejay.generation.prompt_chunks import CHUNK_SIZES
 from bluejay.generation.runner import Runner
 from bluejay.mesh.programs import bytes_per_device
 from bluejay.model.config import DecoderConfig
@@ -18,6 +15,7 @@ from bluejay.model.specs import decoder_specs, parameter_count
 from bluejay.runs.language_model import LanguageModel
 from bluejay.runs.serving_embedder import ModelEmbedder
 from bluejay.runs.serving_memory import require_memory, slots_bytes
+from bluejay.runs.typed_model import MOST_TYPED, TypedModel
 from bluejay.serving.access import Access
 from bluejay.serving.app import App
 from bluejay.serving.chat import chat_routes
@@ -37,9 +35,6 @@ from bluejay.serving.tokens import token_routes
 from bluejay.text.chat_templates import default_template
 
 OnProgram = Callable[[int, int], None]
-# Tokens of a typed text that words are suggested from: what stands further back moves them little,
-# and a cache of few sizes is warmed up.
-MOST_TYPED: Final = 512
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,7 +91,7 @@ class ModelServer:
             for name, params in plan.adapters.items()
         }
         self._embedder = ModelEmbedder(runners, context_length=plan.engine.context_length)
-        self._words = TypedRunner(runner, most=MOST_TYPED)
+        self._words = TypedModel(runner, most=MOST_TYPED)
         self._num_compiled = 0
         metrics = Metrics(self.status)
         service = self._service(model, metrics)
@@ -152,30 +147,6 @@ class ModelServer:
         )
 
 
-class TypedRunner:
-    """A runner that reads only the end of a text. Implements `text.word_search.NextTokens`."""
-
-    def __init__(self, runner: Runner, *, most: int) -> None:
-        self._runner = runner
-        length = min(most, runner.config.context_length)
-        self.config: DecoderConfig = replace(runner.config, context_length=length)
-
-    def start(self, ids: Sequence[int], *, reserve: int = 0) -> Any:
-        return self._runner.start(ids, reserve=reserve)
-
-    def branch(self, prefix: Any, token: int) -> Any:
-        return self._runner.branch(prefix, token)
-
-    def warm_up_runs(self) -> list[Callable[[], None]]:
-        """What compiles all programs, piece by piece."""
-        longest = self.config.context_length - 1
-        pieces = [size for size in (*CHUNK_SIZES, sum(CHUNK_SIZES)) if size <= longest]
-        return [partial(self._warm_up, length) for length in sorted({*pieces, longest})]
-
-    def _warm_up(self, length: int) -> None:
-        self.branch(self.start([0] * length), 0).logits.block_until_ready()
-
-
 def engine_limits(
     config: DecoderConfig, *, context_length: int | None = None, **given: int
 ) -> EngineLimits:
@@ -193,7 +164,7 @@ def engine_limits(
     return EngineLimits(context_length=context_length, **given)
 
 
-def _routes(service: TextService, embedder: ModelEmbedder, words: TypedRunner) -> list[Route]:
+def _routes(service: TextService, embedder: ModelEmbedder, words: TypedModel) -> list[Route]:
     return [
         *completion_routes(service),
         *chat_routes(service),

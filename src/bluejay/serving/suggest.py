@@ -6,7 +6,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final, Literal, Protocol, runtime_checkable
 
 import msgspec
 from msgspec import Meta
@@ -21,7 +21,7 @@ from bluejay.serving.routes import Call, Route, StrictBody, json_answer
 from bluejay.serving.service import TextService
 from bluejay.serving.sse import until_disconnect
 from bluejay.text.suggestions import LEAST_PROBABILITY, MAX_CALLS, Suggestion, suggest
-from bluejay.text.word_search import NextTokens
+from bluejay.text.word_search import NextTokens, SeveralAtOnce
 
 MAX_WORDS: Final = 20
 MOST_CALLS: Final = 128
@@ -97,8 +97,16 @@ class SuggestAnswer(msgspec.Struct, frozen=True, kw_only=True):
     suggestions: list[SuggestedWord]
 
 
+@runtime_checkable
+class RememberingModel(Protocol):
+    """A model that answers a tenant sooner what the same tenant, and no other, asked before."""
+
+    def of_tenant(self, tenant: str) -> NextTokens: ...
+
+
 def suggest_routes(service: TextService, model: NextTokens) -> list[Route]:
-    """The route that suggests words; `model` is asked by one thread at a time."""
+    """The route that suggests words; `model` is asked by one thread at a time, and for each tenant
+    by itself if it is a RememberingModel."""
     return [
         Route(
             method="POST",
@@ -154,6 +162,12 @@ class _CancellableModel:
         self._check()
         return self._model.branch(prefix, token)
 
+    def branch_first(self, wanted: Sequence[tuple[Any, int]]) -> Any:
+        self._check()
+        if isinstance(self._model, SeveralAtOnce):
+            return self._model.branch_first(wanted)
+        return self._model.branch(*wanted[0])
+
     def _check(self) -> None:
         if self._job.cancelled.is_set():
             raise _CancelledError
@@ -192,10 +206,14 @@ class Typists:
             if key is not None and self._jobs.get(key) is job:
                 del self._jobs[key]
 
+    def _model_of(self, tenant: str) -> NextTokens:
+        model = self._model
+        return model.of_tenant(tenant) if isinstance(model, RememberingModel) else model
+
     async def _wait(
         self, job: Job, work: Callable[[NextTokens], list[Suggestion]], tenant: str
     ) -> list[Suggestion]:
-        search = partial(work, _CancellableModel(self._model, job))
+        search = partial(work, _CancellableModel(self._model_of(tenant), job))
         finding = asyncio.create_task(self._desk.turn(search, tenant=tenant))
         waiting = asyncio.create_task(job.superseded.wait())
         try:

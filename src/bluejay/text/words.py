@@ -93,6 +93,8 @@ def shape_of(data: bytes) -> str:
 
 def incomplete_end(data: bytes) -> bytes:
     """The bytes at the end that are the beginning of a character."""
+    if data.isascii():
+        return b""
     decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
     decoder.decode(data)
     held: bytes = decoder.getstate()[0]
@@ -142,11 +144,19 @@ def last_word(text: str) -> LastWord:
     return LastWord(state, begin, text[begin:])
 
 
+_NO_TABLES = np.empty(0, np.int8), np.empty(0, np.int16)
+# Of the last typed words; " " of 49,152 tokens takes 0.3 MB, most take next to nothing.
+_KEPT_COVERINGS = 64
+
+
 class TokenWords:
     """Every token of a vocabulary as a shape. Few shapes are different, and each is read once."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._numbers: dict[str, int] = {}
+        # Shapes get numbers and keep them, so what was read of them stays right.
+        self._tables: dict[State, tuple[NDArray[np.int8], NDArray[np.int16]]] = {}
+        self._covering: dict[bytes, tuple[list[int], NDArray[np.int32], NDArray[np.int32]]] = {}
         special = tokenizer.special_ids
         self.token_bytes = [
             b"" if data is None or token in special else data
@@ -175,14 +185,23 @@ class TokenWords:
     def covering(self, typed: bytes) -> tuple[list[int], NDArray[np.int32], NDArray[np.int32]]:
         """Tokens that spell a part of `typed`; those that spell all of it, or go beyond; and the
         shape numbers of what these have beyond."""
+        found = self._covering.get(typed)
+        if found is None:
+            found = self._covering[typed] = self._cover(typed)
+            if len(self._covering) > _KEPT_COVERINGS:
+                del self._covering[next(iter(self._covering))]
+        return found
+
+    def _cover(self, typed: bytes) -> tuple[list[int], NDArray[np.int32], NDArray[np.int32]]:
         parts = [i for n in range(1, len(typed)) for i in self._beginning(typed[:n], exactly=True)]
         ids = np.asarray(self._beginning(typed), np.int32)
         num_chars = _length(typed)
         if num_chars is None:
             beyond = [self.token_bytes[token][len(typed) :] for token in ids]
             return parts, ids, np.asarray([self._number(shape_of(x)) for x in beyond], np.int32)
-        rests = [self._number(shape[num_chars:]) for shape in list(self._numbers)]
-        return parts, ids, np.asarray(rests, np.int32)[self._shapes[ids]]
+        shapes, kinds = list(self._numbers), np.unique(self._shapes[ids], return_inverse=True)
+        rests = [self._number(shapes[kind][num_chars:]) for kind in kinds[0].tolist()]
+        return parts, ids, np.asarray(rests, np.int32)[kinds[1]]
 
     def _beginning(self, data: bytes, *, exactly: bool = False) -> list[int]:
         """The tokens whose bytes begin with these, or are just these."""
@@ -197,9 +216,13 @@ class TokenWords:
         self, state: State, shapes: NDArray[np.int32]
     ) -> tuple[NDArray[np.int8], NDArray[np.int16]]:
         """`read` of every shape number: states and numbers of characters used."""
-        readings = [read(state, shape) for shape in self._numbers]
-        states, used = zip(*readings, strict=True)
-        return np.asarray(states, np.int8)[shapes], np.asarray(used, np.int16)[shapes]
+        states, used = self._tables.get(state, _NO_TABLES)
+        if len(states) < len(self._numbers):
+            readings = [read(state, shape) for shape in list(self._numbers)]
+            states = np.asarray([found for found, _ in readings], np.int8)
+            used = np.asarray([count for _, count in readings], np.int16)
+            self._tables[state] = states, used
+        return states.take(shapes), used.take(shapes)
 
     def _number(self, shape: str) -> int:
         return self._numbers.setdefault(shape, len(self._numbers))

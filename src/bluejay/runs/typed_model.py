@@ -1,0 +1,102 @@
+"""The model that suggestions are asked of: with a memory where kernels allow one."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any, Final
+
+import jax.numpy as jnp
+
+from bluejay.generation.prompt_chunks import CHUNK_SIZES
+from bluejay.generation.remembering_runner import (
+    FEWEST_ROWS,
+    RememberingRunner,
+    can_remember,
+    row_capacity,
+)
+from bluejay.generation.runner import Runner
+from bluejay.model.cache import cache_bytes
+from bluejay.model.config import DecoderConfig
+from bluejay.text.word_search import NextTokens
+
+MOST_TYPED: Final = 512
+"""Tokens of a typed text that a server suggests words from: what stands further back moves them
+little."""
+
+# Texts of so many typists, with what may follow: one of each is asked with every letter.
+_MOST_ROWS: Final = 24
+# Of keys and values, if all rows were as long as they may be, and of logits.
+_ROW_BYTES: Final = 256 << 20
+_LOGIT_BYTES: Final = 64 << 20
+
+
+class TypedModel:
+    """A runner that reads only the last `most` tokens of a text, and remembers what it read.
+
+    It asks the runner itself where kernels keep no cache. Implements `NextTokens`, for one owner.
+    """
+
+    def __init__(self, runner: Runner, *, most: int) -> None:
+        length = min(most, runner.config.context_length)
+        self.config: DecoderConfig = replace(runner.config, context_length=length)
+        self._runner = runner
+        self._memory: RememberingRunner | None = None
+        if can_remember(runner):
+            self._memory = RememberingRunner(
+                runner,
+                context_length=length,
+                num_rows=num_typed_rows(self.config, runner.cache_dtype),
+                most_bytes=_LOGIT_BYTES,
+            )
+        self._own = self.of_tenant("")
+
+    def of_tenant(self, tenant: str) -> NextTokens:
+        """The model as one tenant asks it: what was typed hastens no other's answers."""
+        if self._memory is None:
+            return _EndRunner(self._runner, self.config)
+        return self._memory.of_tenant(tenant)
+
+    def start(self, ids: Sequence[int], *, reserve: int = 0) -> Any:
+        return self._own.start(ids, reserve=reserve)
+
+    def branch(self, prefix: Any, token: int) -> Any:
+        return self._own.branch(prefix, token)
+
+    def branch_first(self, wanted: Sequence[tuple[Any, int]]) -> Any:
+        if self._memory is None:
+            return self._own.branch(*wanted[0])
+        return self._memory.of_tenant("").branch_first(wanted)
+
+    def warm_up_runs(self) -> list[Callable[[], None]]:
+        """What compiles all programs, piece by piece."""
+        if self._memory is not None:
+            return [self._memory.warm_up]
+        longest = self.config.context_length - 1
+        pieces = [size for size in (*CHUNK_SIZES, sum(CHUNK_SIZES)) if size <= longest]
+        return [partial(self._warm_up, length) for length in sorted({*pieces, longest})]
+
+    def _warm_up(self, length: int) -> None:
+        self._runner.branch(self._runner.start([0] * length), 0).logits.block_until_ready()
+
+
+class _EndRunner:
+    """A runner with a context of fewer tokens."""
+
+    def __init__(self, runner: Runner, config: DecoderConfig) -> None:
+        self.config, self._runner = config, runner
+
+    def start(self, ids: Sequence[int], *, reserve: int = 0) -> Any:
+        return self._runner.start(ids, reserve=reserve)
+
+    def branch(self, prefix: Any, token: int) -> Any:
+        return self._runner.branch(prefix, token)
+
+
+def num_typed_rows(config: DecoderConfig, cache_dtype: str) -> int:
+    """Rows that are remembered of texts as long as the context."""
+    bytes_per_row = cache_bytes(
+        config,
+        positions=row_capacity(config.context_length),
+        bytes_per_value=jnp.dtype(cache_dtype).itemsize,
+    )
+    return max(FEWEST_ROWS, min(_MOST_ROWS, _ROW_BYTES // bytes_per_row))
