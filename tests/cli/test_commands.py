@@ -33,6 +33,7 @@ OPTIONS = {
     "generate": sorted(
         [
             "--model",
+            "--mesh",
             "--dtype",
             "--cache-dtype",
             "--threads",
@@ -58,12 +59,13 @@ OPTIONS = {
             "--api-key-env",
         ]
     ),
-    "suggest": ["--cache-dtype", "--dtype", "--json", "--model", "--threads"],
+    "suggest": ["--cache-dtype", "--dtype", "--json", "--mesh", "--model", "--threads"],
     "chat": [
         "--api-key-env",
         "--cache-dtype",
         "--dtype",
         "--max-tokens",
+        "--mesh",
         "--model",
         "--seed",
         "--system",
@@ -92,6 +94,7 @@ OPTIONS = {
         "--max-bad-words",
         "--max-body-bytes",
         "--max-connections",
+        "--max-embedding-requests",
         "--max-grammar-bytes",
         "--max-grammar-depth",
         "--max-header-bytes",
@@ -104,6 +107,8 @@ OPTIONS = {
         "--max-sequences",
         "--max-stop-characters",
         "--max-stop-strings",
+        "--max-suggest-requests",
+        "--mesh",
         "--ping-interval",
         "--port",
         "--queue-requests",

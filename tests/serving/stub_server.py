@@ -14,7 +14,6 @@ from bluejay.serving.limits import Limits
 from bluejay.serving.routes import Route
 from bluejay.serving.service import TextService
 from bluejay.serving.suggest import suggest_routes
-from bluejay.serving.tokens import token_routes
 from serving.fake_engine import Answer, FakeEngine
 from serving.live_server import Raw, live_server, make_app, quick_limits
 from serving.table_models import TableEmbedder, TableWords
@@ -27,7 +26,6 @@ def every_route(service: TextService) -> list[Route]:
         *text_routes(service),
         *embedding_routes(service, TableEmbedder()),
         *suggest_routes(service, TableWords()),
-        *token_routes(service),
         *infill_routes(service),
         *kobold_routes(service),
     ]

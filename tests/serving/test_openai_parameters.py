@@ -76,6 +76,7 @@ WORKS: dict[str, Table] = {
         "user": "somebody",
     },
     "responses": {
+        "top_logprobs": 2,
         "model": "owner/small",
         "input": "hi",
         "include": [],
@@ -141,7 +142,6 @@ REFUSED: dict[str, Table] = {
         "service_tier": "auto",
         "stream_options": {"include_obfuscation": False},
         "tool_choice": "auto",
-        "top_logprobs": 1,
     },
     "embeddings": {},
 }
@@ -221,6 +221,8 @@ def body_of(name: str, parameter: str, value: Any, *, streams: bool) -> Table:
     needed = NEEDS.get(parameter, {})
     if (name, parameter) == ("chat", "top_logprobs"):
         needed = {"logprobs": True}
+    if (name, parameter) == ("responses", "top_logprobs"):
+        needed = {"include": ["message.output_text.logprobs"]}
     base = {"model": "owner/small"} | BASE[name] | needed | {parameter: value}
     if parameter == "max_completion_tokens":
         del base["max_tokens"]
