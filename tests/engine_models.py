@@ -38,6 +38,18 @@ def allowed_ids() -> NDArray[np.bool_]:
     return allowed
 
 
+class EvenIds:
+    """A constraint: only even ids; never complete."""
+
+    is_complete = False
+
+    def allowed(self) -> NDArray[np.bool_]:
+        return np.arange(VOCAB) % 2 == 0
+
+    def accept(self, token: int) -> None:
+        assert token % 2 == 0
+
+
 class Client:
     """Submits one request and keeps its events; `on_event` hears each on the engine's thread."""
 

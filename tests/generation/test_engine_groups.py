@@ -17,7 +17,7 @@ from bluejay.generation.runner import Runner
 from bluejay.generation.sampling import Sampler
 from bluejay.generation.sampling_params import SamplingParams
 from bluejay.kernels.library import cpu_library
-from engine_models import LIMITS, Client, allowed_ids, expected, prompts_of, running
+from engine_models import LIMITS, Client, EvenIds, allowed_ids, expected, prompts_of, running
 from small_models import drawn_params
 from speculation_models import FAMILIES, VOCAB, params_of, runner_of
 
@@ -87,15 +87,6 @@ def test_a_function_of_one_prompts_logits_sees_each_of_them_once(engine: SlotEng
 @native
 def test_probabilities_are_the_models_own_whatever_the_function_left(engine: SlotEngine) -> None:
     """Even ids only, by a function and by a constraint: the same ids, scored the same."""
-
-    class EvenIds:
-        is_complete = False
-
-        def allowed(self) -> NDArray[np.bool_]:
-            return np.arange(VOCAB) % 2 == 0
-
-        def accept(self, token: int) -> None:
-            assert token % 2 == 0
 
     def even(logits: NDArray[np.float32]) -> NDArray[np.float32]:
         return np.where(np.arange(VOCAB) % 2 == 0, logits[0], -np.inf).astype(np.float32)

@@ -11,24 +11,12 @@ from numpy.typing import NDArray
 from bluejay.generation.engine_requests import EngineRequest, Finished, PromptProgress
 from bluejay.generation.sampling_params import SamplingParams
 from bluejay.kernels.library import cpu_library
-from engine_models import LIMITS, Client, expected, prompts_of, running, wait_until
+from engine_models import LIMITS, Client, EvenIds, expected, prompts_of, running, wait_until
 from speculation_models import VOCAB, runner_of
 
 pytestmark = pytest.mark.skipif(cpu_library() is None, reason="the kernels are not built")
 RUNNER = runner_of("llama", 4, "float16")
 BEGINNINGS = prompts_of([256, 64, 40])
-
-
-class EvenIds:
-    """Only even ids; never complete."""
-
-    is_complete = False
-
-    def allowed(self) -> NDArray[np.bool_]:
-        return np.arange(VOCAB) % 2 == 0
-
-    def accept(self, token: int) -> None:
-        assert token % 2 == 0
 
 
 def average(logits: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -12,7 +12,7 @@ from typing import Final
 
 # Seconds that a call may last: what arrives meanwhile waits so long.
 MOMENT: Final = 0.01
-# Seconds that two steps may take together: less than a reader sees (25 words a second).
+# Seconds that two steps may take together: to a reader their words come as one.
 PAIR: Final = 0.03
 # Of the time that the host may take between two calls.
 HOST_SHARE: Final = 0.05

@@ -19,10 +19,9 @@ from bluejay.generation.prompt_chunks import CHUNK_SIZES, chunks
 from bluejay.generation.runner import Runner
 from bluejay.kernels.decoding import native_decoding
 from bluejay.mesh.programs import in_order
-from bluejay.model.cache import Cache
+from bluejay.model.cache import Cache, cache_capacity
 from bluejay.model.decoder import extend, final_norm
 from bluejay.model.params import DecoderParams
-from bluejay.nn.attention import CACHE_BLOCK
 
 
 class HiddenStates:
@@ -33,7 +32,7 @@ class HiddenStates:
 
     def __init__(self, runner: Runner, *, context_length: int) -> None:
         self._runner, self._context_length = runner, context_length
-        self._capacity = -(-context_length // CACHE_BLOCK) * CACHE_BLOCK
+        self._capacity = cache_capacity(context_length)
         chunk = partial(_run_chunk, form=runner.form)
         self._chunk = jax.jit(chunk, donate_argnames=("total", "cache"))
 

@@ -22,11 +22,11 @@ from bluejay.generation.remembered_rows import OwnedIds, RememberedRows
 from bluejay.generation.runner import Runner, require_ids
 from bluejay.generation.sampling_params import SamplingParams
 from bluejay.generation.slot_programs import SlotForm, SlotState, peek_rows, run_chunk
-from bluejay.generation.slot_rows import RowInputs, SlotRow, fixed_numbers, packed_rows
+from bluejay.generation.slot_rows import SlotRow, fixed_numbers, padded_ids, row_inputs
 from bluejay.kernels.decoding import ResidentBlocks
-from bluejay.kernels.slot_cache import SlotCache
+from bluejay.model.cache import cache_capacity
+from bluejay.model.cached_block import keep_cache
 from bluejay.model.config import DecoderConfig
-from bluejay.nn.attention import CACHE_BLOCK
 
 # Steps of one call: four rows of a small model take little longer than one, since its weights are
 # read once.
@@ -59,8 +59,10 @@ class RememberingRunner:
         self.config: DecoderConfig = replace(runner.config, context_length=context_length)
         # Shared with an engine's programs, whose configuration is the decoder's own.
         self._form = SlotForm(config=runner.config, is_native=runner.is_native)
-        self._capacity = row_capacity(context_length)
-        self._kept = _new_cache(runner, rows=num_rows, capacity=self._capacity)
+        self._capacity = cache_capacity(context_length)
+        self._kept = keep_cache(
+            runner.config, rows=num_rows, capacity=self._capacity, dtype=runner.cache_dtype
+        )
         self._number: Any = self._kept.number  # NumPy's: JAX takes it faster than it makes one
         num_loose = max(2 * MOST_AT_ONCE, num_rows // 3)
         self._rows = RememberedRows(num_rows, num_loose=num_loose)
@@ -150,9 +152,9 @@ class RememberingRunner:
         self.num_calls += 1
         # Two programs, of one row and of the most.
         size = 1 if len(rows) == 1 else MOST_AT_ONCE
-        packed: Any = packed_rows(rows, size=size, places=range(len(rows)))
+        inputs = row_inputs(rows, size=size, places=range(len(rows)))
         found: tuple[Array, SlotState] = peek_rows(
-            self.runner.operands, RowInputs(packed), state=state, form=self._form
+            self.runner.operands, inputs, state=state, form=self._form
         )
         return found
 
@@ -178,8 +180,7 @@ class RememberingRunner:
         self, ids: Sequence[int], place: tuple[int, int, int], size: int, state: SlotState
     ) -> tuple[Array, SlotState]:
         self.num_calls += 1
-        padded = np.zeros((1, size), np.int32)
-        padded[0, : len(ids)] = ids
+        padded = padded_ids([ids], size)
         found: tuple[Array, SlotState] = run_chunk(
             self.runner.operands, padded, np.array(place, np.int32), state=state, form=self._form
         )
@@ -221,18 +222,3 @@ class TenantRunner:
 def can_remember(runner: Runner) -> bool:
     """Whether kernels keep the cache, and give a position the same bits in chunks and steps."""
     return runner.repeats_positions and isinstance(runner.operands.blocks, ResidentBlocks)
-
-
-def row_capacity(context_length: int) -> int:
-    """Positions of a row."""
-    return -(-context_length // CACHE_BLOCK) * CACHE_BLOCK
-
-
-def _new_cache(runner: Runner, *, rows: int, capacity: int) -> SlotCache:
-    config = runner.config
-    return SlotCache(
-        layers=config.num_layers,
-        rows=rows,
-        heads=(config.num_kv_heads, capacity, config.head_dim),
-        dtype=runner.cache_dtype,
-    )

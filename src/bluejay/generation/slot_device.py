@@ -35,18 +35,16 @@ from bluejay.generation.slot_programs import (
 )
 from bluejay.generation.slot_rows import (
     HostChoices,
-    RowInputs,
     SlotRow,
-    packed_rows,
+    padded_ids,
+    row_inputs,
     unpacked_choices,
 )
 from bluejay.kernels.decoding import ResidentBlocks
-from bluejay.kernels.slot_cache import SlotCache
 from bluejay.mesh.programs import in_order, whole_on
-from bluejay.model.cache import Cache
-from bluejay.model.cached_block import keep_params
+from bluejay.model.cache import Cache, cache_capacity
+from bluejay.model.cached_block import keep_cache, keep_params
 from bluejay.model.params import DecoderParams
-from bluejay.nn.attention import CACHE_BLOCK
 from bluejay.nn.quantized import QuantizedWeight
 
 # Of a call over weights that are not packed (`multiply_weights`).
@@ -103,7 +101,7 @@ class SlotDevice:
         adapters: Mapping[str, DecoderParams] | None = None,
     ) -> None:
         self.config, self.num_slots = runner.config, num_slots
-        self.capacity = -(-context_length // CACHE_BLOCK) * CACHE_BLOCK
+        self.capacity = cache_capacity(context_length)
         self.meanwhile: Callable[[], None] = lambda: None
         self._cache_dtype = runner.cache_dtype
         self.is_kept = isinstance(runner.operands.blocks, ResidentBlocks)
@@ -124,7 +122,11 @@ class SlotDevice:
             )
             for count in (0, min(MOST_ALTERNATIVES, self.config.vocab_size))
         ]
-        self._kept = self._new_kept_cache() if self.is_kept else None
+        self._kept = (
+            keep_cache(self.config, rows=num_slots, capacity=self.capacity, dtype=self._cache_dtype)
+            if self.is_kept
+            else None
+        )
         self._cache, self._tables = self._new_cache(), self._new_tables()
         # Rows that a call may have: among more, products with dense weights change a row's bits.
         self.most_rows = num_slots
@@ -148,7 +150,7 @@ class SlotDevice:
     def prefill(self, step: PrefillChunk) -> Float32[Array, "1 V"]:
         """Run a chunk of a prompt; raw logits behind its last id, left on the device."""
         state = SlotState(cache=self._cache)
-        ids = _padded_ids([step.ids], step.size)
+        ids = padded_ids([step.ids], step.size)
         params, form = self._params_of(step), self._forms[0]
         found, state = run_chunk(params, ids, _place(step), state=state, form=form)
         self._cache = state.cache
@@ -163,7 +165,7 @@ class SlotDevice:
         the chunk's; behind the prompt's last they mean nothing."""
         [prompt] = step.request.request.prompts
         end = step.begin + len(step.ids)
-        ids = _padded_ids([step.ids, prompt[step.begin + 1 : end + 1]], step.size)
+        ids = padded_ids([step.ids, prompt[step.begin + 1 : end + 1]], step.size)
         logits, found, state = score_chunk(
             self._params_of(step),
             ids,
@@ -211,7 +213,7 @@ class SlotDevice:
             logits = jax.device_put(logits, whole_on(self.mesh))
         found, tables = choose_first(
             logits,
-            _inputs([row], size=1, places=[0]),
+            row_inputs([row], size=1, places=[0]),
             self._masks(form, 1, permitted),
             tables=self._tables if form.is_full else None,
             form=self._forms[form.has_alternatives],
@@ -242,7 +244,7 @@ class SlotDevice:
             permitted = wider
         found, state = decode_rows(
             self._operands[adapter],
-            _inputs(rows, size=size, places=places),
+            row_inputs(rows, size=size, places=places),
             np.int32(num_steps),
             self._masks(form, size, permitted),
             state=SlotState(cache=self._cache, tables=self._tables if form.is_full else None),
@@ -266,7 +268,7 @@ class SlotDevice:
         draft[: len(drafted)], draft[-1] = drafted, len(drafted)
         found, state = check_row(
             self._operands[adapter],
-            _inputs([row], size=1, places=[0]),
+            row_inputs([row], size=1, places=[0]),
             draft,
             Masks(self._allowed),
             state=SlotState(cache=self._cache),
@@ -289,7 +291,7 @@ class SlotDevice:
         size, places = self._places(rows)
         found, state = peek_rows(
             self._operands[adapter],
-            _inputs(rows, size=size, places=places),
+            row_inputs(rows, size=size, places=places),
             state=SlotState(cache=self._cache),
             form=self._forms[0],
         )
@@ -337,15 +339,6 @@ class SlotDevice:
             return Masks(self._allowed, self._permits_all[size])
         return Masks(self._allowed, on_device(permitted, np.bool_, self.mesh))
 
-    def _new_kept_cache(self) -> SlotCache:
-        config = self.config
-        return SlotCache(
-            layers=config.num_layers,
-            rows=self.num_slots,
-            heads=(config.num_kv_heads, self.capacity, config.head_dim),
-            dtype=self._cache_dtype,
-        )
-
     def _new_cache(self) -> SlotsCache:
         if self._kept is not None:
             return on_device(self._kept.number, np.int32)
@@ -368,18 +361,6 @@ def require_context(context_length: int, runner: Runner) -> None:
             f"A context of {context_length} tokens exceeds the model's"
             f" {runner.config.context_length}: start with a smaller --context."
         )
-
-
-def _inputs(rows: Sequence[SlotRow], *, size: int, places: Sequence[int]) -> RowInputs:
-    packed: Any = packed_rows(rows, size=size, places=places)
-    return RowInputs(packed)  # NumPy's: JAX takes it faster than it makes one of its own
-
-
-def _padded_ids(rows: Sequence[Sequence[int]], size: int) -> NDArray[np.int32]:
-    ids = np.zeros((len(rows), size), np.int32)
-    for row, given in zip(ids, rows, strict=True):
-        row[: len(given)] = given
-    return ids
 
 
 def _place(step: PrefillChunk) -> NDArray[np.int32]:

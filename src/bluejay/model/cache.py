@@ -69,6 +69,11 @@ def empty_cache(
     return Cache(layers=tuple(empty_layer() for _ in range(config.num_layers)))
 
 
+def cache_capacity(length: int) -> int:
+    """Positions of the smallest cache for so many: a multiple of the attention's block."""
+    return -(-length // CACHE_BLOCK) * CACHE_BLOCK
+
+
 def cache_bytes(config: DecoderConfig, *, positions: int, bytes_per_value: int) -> int:
     """Memory of one sequence's cache of that many positions, without the scales of int8."""
     per_position = 2 * config.num_layers * config.num_kv_heads * config.head_dim

@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
 from bluejay.kernels.decoding import (
@@ -27,6 +28,7 @@ from bluejay.kernels.decoding import (
     slots_block,
 )
 from bluejay.kernels.resident_blocks import keep_blocks
+from bluejay.kernels.slot_cache import SlotCache
 from bluejay.model.cache import LayerCache
 from bluejay.model.config import DecoderConfig
 from bluejay.model.params import BlockParams, DecoderParams, NormParams
@@ -96,6 +98,16 @@ def slots_cached_block(
 ) -> Float[Array, "B T D"]:
     """As `resident_cached_block`, over rows of a cache that is kept as well."""
     return slots_block(x, starts, _turn(turn, x), rows, blocks, layer=layer)
+
+
+def keep_cache(config: DecoderConfig, *, rows: int, capacity: int, dtype: DTypeLike) -> SlotCache:
+    """A cache of so many sequences of `capacity` positions that the native library keeps."""
+    return SlotCache(
+        layers=config.num_layers,
+        rows=rows,
+        heads=(config.num_kv_heads, capacity, config.head_dim),
+        dtype=dtype,
+    )
 
 
 def keep_params(params: DecoderParams, *, config: DecoderConfig) -> DecoderParams:

@@ -5,9 +5,8 @@ from jax.sharding import Mesh
 
 from bluejay.core.errors import MemoryLimitError
 from bluejay.generation.engine_requests import EngineLimits
-from bluejay.model.cache import cache_bytes
+from bluejay.model.cache import cache_bytes, cache_capacity
 from bluejay.model.config import DecoderConfig
-from bluejay.nn.attention import CACHE_BLOCK
 from bluejay.runs.device_memory import free_bytes
 
 # Of penalties, a row of the vocabulary for every slot: a flag, a count and a bias.
@@ -46,7 +45,7 @@ def require_memory(
 
 def _row_bytes(config: DecoderConfig, positions: int, cache_dtype: str) -> int:
     """Of one slot."""
-    capacity = -(-positions // CACHE_BLOCK) * CACHE_BLOCK
+    capacity = cache_capacity(positions)
     width = jnp.dtype(cache_dtype).itemsize
     values = cache_bytes(config, positions=capacity, bytes_per_value=width)
     if cache_dtype != "int8":

@@ -12,10 +12,9 @@ from bluejay.generation.remembering_runner import (
     FEWEST_ROWS,
     RememberingRunner,
     can_remember,
-    row_capacity,
 )
 from bluejay.generation.runner import Runner
-from bluejay.model.cache import cache_bytes
+from bluejay.model.cache import cache_bytes, cache_capacity
 from bluejay.model.config import DecoderConfig
 from bluejay.text.word_search import NextTokens
 
@@ -96,7 +95,7 @@ def num_typed_rows(config: DecoderConfig, cache_dtype: str) -> int:
     """Rows that are remembered of texts as long as the context."""
     bytes_per_row = cache_bytes(
         config,
-        positions=row_capacity(config.context_length),
+        positions=cache_capacity(config.context_length),
         bytes_per_value=jnp.dtype(cache_dtype).itemsize,
     )
     return max(FEWEST_ROWS, min(_MOST_ROWS, _ROW_BYTES // bytes_per_row))
