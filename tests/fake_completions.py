@@ -117,6 +117,7 @@ class FakeServer:
         self.num_connections = 0
         self._slots = asyncio.Semaphore(options.slots)
         self._began = time.monotonic()
+        self._num_admitted = 0
         self._last_suggested = ""
         self._server: asyncio.Server | None = None
 
@@ -208,12 +209,15 @@ class FakeServer:
         document = self._document(exchange)
         if not self.is_ready:
             raise RefusedError(503, "The server is not ready.")
-        if self.counters.queued_requests >= self.options.queue and self._slots.locked():
+        # Counted where it is decided: those of one moment have neither slots nor places yet.
+        if self._num_admitted >= self.options.slots + self.options.queue:
             self.counters.rejected += 1
             raise RefusedError(429, f"The queue holds {self.options.queue} requests already.")
         # The end of the connection is noticed while the request waits and while it writes.
         gone = asyncio.ensure_future(exchange.reader.read(1))
         work = asyncio.ensure_future(self._run(exchange, document))
+        self._num_admitted += 1
+        work.add_done_callback(self._leave)
         await asyncio.wait((gone, work), return_when=asyncio.FIRST_COMPLETED)
         if not work.done():
             work.cancel()
@@ -223,6 +227,9 @@ class FakeServer:
         exchange.ahead = read if isinstance(read, bytes) else b""
         if isinstance(done, BaseException):
             raise ConnectionError
+
+    def _leave(self, _work: "asyncio.Future[None]") -> None:
+        self._num_admitted -= 1
 
     async def _run(self, exchange: Exchange, document: dict[str, Any]) -> None:
         self.requests.append(document)
