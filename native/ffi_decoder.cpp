@@ -211,15 +211,27 @@ ffi::Error decode_slots(Matrix x, Starts starts, Matrix cos, Matrix sin, Starts 
       });
 }
 
-// Whether a call of several steps may take another one. The host writes the word while the call runs.
-// `chosen` only orders things: the question comes behind the step's choices.
-ffi::Error go_on(Starts cache, Starts /*chosen*/, ffi::ResultBuffer<ffi::S32> goes_on) {
-  if (cache.element_count() != 1 || goes_on->element_count() != 1)
-    return wrong("a call asks about one cache");
+// What a step chose, for the host, which may say meanwhile that it is enough: whether the call takes
+// another step, which it may not in any case unless `may_go_on`.
+ffi::Error post_choices(Starts cache, Starts numbers, ffi::Buffer<ffi::PRED> may_go_on,
+                        ffi::ResultBuffer<ffi::PRED> goes_on) {
+  if (cache.element_count() != 1 || may_go_on.element_count() != 1 || goes_on->element_count() != 1)
+    return wrong("choices are those of one call over one cache");
   return resident_caches().with(*cache.typed_data(), [&](const bluejay::KeptCache* kept) {
     if (!kept) return wrong("a cache is gone");
-    *goes_on->typed_data() = __atomic_load_n(kept->halt, __ATOMIC_RELAXED) == 0;
+    const auto posted =
+        kept->mail->post(numbers.typed_data(), numbers.element_count(), *may_go_on.typed_data());
+    if (posted == bluejay::Mailbox::Posted::kNoRoom)
+      return wrong("a call has more steps or choices than there is room for");
+    *goes_on->typed_data() = posted == bluejay::Mailbox::Posted::kGoOn;
     return ffi::Error::Success();
+  });
+}
+
+// Null when there is no such cache. Nobody else waits while it is used.
+std::shared_ptr<bluejay::Mailbox> mail_of(int32_t cache) {
+  return resident_caches().with(cache, [](const bluejay::KeptCache* kept) {
+    return kept ? kept->mail : nullptr;
   });
 }
 
@@ -298,28 +310,48 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(bluejay_slots_block, decode_slots,
                                   .Attr<int64_t>("layer"));
 
 XLA_FFI_DEFINE_HANDLER_SYMBOL(
-    bluejay_go_on, go_on,
-    ffi::Ffi::Bind().Arg<Starts>().Arg<Starts>().Ret<ffi::Buffer<ffi::S32>>());
+    bluejay_post_choices, post_choices,
+    ffi::Ffi::Bind()
+        .Arg<Starts>()
+        .Arg<Starts>()
+        .Arg<ffi::Buffer<ffi::PRED>>()
+        .Ret<ffi::Buffer<ffi::PRED>>());
 
 extern "C" int bluejay_forget_block(int32_t number) {
   return resident_blocks().remove(number) ? 1 : 0;
 }
 
-// Sizes are layers, rows, key/value heads, capacity and width, as `bluejay::KeptCache` has them. The caller
-// keeps the memory where it is until the cache is forgotten.
+// Sizes are layers, rows, key/value heads, capacity and width, as `bluejay::KeptCache` has them, then
+// steps and numbers of a step that `mail` has room for. The caller keeps the memory where it is until
+// the cache is forgotten.
 extern "C" int32_t bluejay_keep_cache(int32_t bytes_per_value, const int64_t* sizes, void* keys,
                                       void* values, float* key_scales, float* value_scales,
-                                      const int32_t* halt) {
+                                      int32_t* mail) {
   const auto kind = bytes_per_value == 4   ? CacheKind::kFloat32
                     : bytes_per_value == 2 ? CacheKind::kFloat16
                                            : CacheKind::kInt8;
   return resident_caches().add({kind, sizes[0], sizes[1], sizes[2], sizes[3], sizes[4],
-                                {keys, key_scales}, {values, value_scales}, halt});
+                                {keys, key_scales}, {values, value_scales},
+                                std::make_shared<bluejay::Mailbox>(mail, sizes[5], sizes[6])});
 }
 
 // Waits for the calls that use it.
 extern "C" int bluejay_forget_cache(int32_t number) {
   return resident_caches().remove(number) ? 1 : 0;
+}
+
+extern "C" void bluejay_halt(int32_t cache, int32_t is_wanted) {
+  if (const auto mail = mail_of(cache)) mail->halt(is_wanted != 0);
+}
+
+extern "C" void bluejay_clear_mail(int32_t cache) {
+  if (const auto mail = mail_of(cache)) mail->clear();
+}
+
+// As `bluejay::Mailbox::wait` has it, or nothing of a cache that is gone.
+extern "C" int64_t bluejay_await_mail(int32_t cache, int64_t seen, int64_t milliseconds) {
+  const auto mail = mail_of(cache);
+  return mail ? mail->wait(seen, milliseconds) : 0;
 }
 
 extern "C" int64_t bluejay_decoding_nanoseconds() { return bluejay::decoding_nanoseconds.load(); }

@@ -5,11 +5,13 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <mutex>
 #include <shared_mutex>
 #include <unordered_map>
 
 #include "decoder_layer.h"
+#include "mailbox.h"
 
 namespace bluejay {
 
@@ -52,7 +54,7 @@ struct KeptCache {
   CacheKind kind;
   int64_t layers, rows, kv_heads, capacity, width;
   CachePart keys, values;  // [rows, layers, kv_heads, capacity, width], scales without the last
-  const int32_t* halt;     // anything but 0: a call of several steps ends with the one it is at
+  std::shared_ptr<Mailbox> mail;  // of the call that runs over it
 
   // Where one layer of the first row begins.
   CachePart part(const CachePart& whole, int64_t layer) const {

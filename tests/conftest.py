@@ -1,9 +1,12 @@
 """Strict numerics and checked types for the whole suite."""
 
+import gc
 import os
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 
+import jax
 import pytest
 from hypothesis import settings
 from jaxtyping import install_import_hook
@@ -34,6 +37,21 @@ settings.register_profile("suite", deadline=None, derandomize=True, database=Non
 settings.load_profile("suite")
 
 install_import_hook("bluejay", "function_types.check_function")
+
+
+# A compiled program takes some dozen mappings of memory, of which Linux gives a process 65,530 and
+# then fails: compiling ends in a segmentation fault.
+MOST_MAPPINGS = 15_000
+
+
+@pytest.fixture(scope="module", autouse=True)
+def few_mappings() -> Iterator[None]:
+    """Programs of earlier modules are let go of before there are too many."""
+    yield
+    mappings = Path("/proc/self/maps")
+    if mappings.exists() and len(mappings.read_bytes().splitlines()) > MOST_MAPPINGS:
+        jax.clear_caches()
+        gc.collect()
 
 
 @pytest.fixture(scope="session")

@@ -23,7 +23,6 @@ from bluejay.generation.engine_requests import (
 )
 from bluejay.generation.runner import Runner
 from bluejay.generation.sampling_params import SamplingParams
-from bluejay.generation.slot_rows import HostChoices
 from bluejay.kernels.library import cpu_library
 from engine_models import LIMITS, PATIENCE, Client, expected, prompts_of, running, wait_until
 from speculation_models import FAMILIES, params_of, runner_of
@@ -269,12 +268,11 @@ def test_a_cancelled_request_and_a_new_one_end_a_long_call(monkeypatch: pytest.M
         device, begun, taken = engine._device, threading.Event(), list[int]()
         decode, halt = device.decode, threading.Event()
 
-        def watched(*arguments: Any, **given: Any) -> HostChoices:
+        def watched(*arguments: Any, **given: Any) -> int:
             begun.set()
             assert halt.wait(PATIENCE)
-            choices = decode(*arguments, **given)
-            taken.append(len(choices.ids))
-            return choices
+            taken.append(decode(*arguments, **given))
+            return taken[-1]
 
         monkeypatch.setattr(device, "decode", watched)
         for end in ("cancelled", "joined"):
@@ -288,8 +286,63 @@ def test_a_cancelled_request_and_a_new_one_end_a_long_call(monkeypatch: pytest.M
                 second = Client(engine, short)
             halt.set()
             wait_until(lambda: len(taken) > 0)
-            assert taken.pop(0) == 1
+            assert taken[0] == 1
             if end == "joined":
                 assert second.wait().tokens == expected(RUNNER, short)
                 assert first.wait().tokens == expected(RUNNER, endless)
+            else:
+                wait_until(lambda: is_at_rest(engine))
             taken.clear()
+
+
+def test_words_are_told_while_their_call_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In calls of 16 steps: each word is an event of its own, and one who cancels at the third of
+    a call gets no more, nor does the device go on for it."""
+    monkeypatch.setattr(CallPace, "num_steps", lambda _pace, _rows, *, most: most)
+    endless = replace(REQUEST, max_tokens=450)
+    sizes: list[int] = []
+
+    def note(client: Client, event: object) -> None:
+        if isinstance(event, NewTokens):
+            sizes.append(len(event.scores))
+            if len(client.tokens) == 20:
+                client.cancel()
+
+    with running(RUNNER) as engine:
+        device, taken = engine._device, list[int]()
+        decode = device.decode
+        monkeypatch.setattr(
+            device,
+            "decode",
+            lambda *given, **named: taken.append(decode(*given, **named)) or taken[-1],
+        )
+        other = Client(engine, replace(NOBODY[0], max_tokens=60))
+        first = Client(engine, endless, note)
+        assert other.wait().tokens == expected(RUNNER, replace(NOBODY[0], max_tokens=60))
+        wait_until(lambda: engine.status().cancelled == 1)
+        wait_until(lambda: is_at_rest(engine))
+        assert sizes == [1] * 20
+        assert first.ids == [score.id for score in expected(RUNNER, endless)[:20]]
+        assert max(taken) <= 16
+        # The call of its 20th word was cut short: those that were not are as long as they may be.
+        assert sum(count not in (1, 16) for count in taken) >= 1
+
+
+def test_a_row_that_ends_in_the_middle_of_a_call_ends_the_call(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """By an id that the device does not look for, and with somebody who goes on."""
+    monkeypatch.setattr(CallPace, "num_steps", lambda _pace, _rows, *, most: most)
+    whole = expected(RUNNER, replace(NOBODY[1], max_tokens=40))
+    stop = next(score.id for at, score in enumerate(whole) if at >= 5)
+    place = next(at for at, score in enumerate(whole) if score.id == stop)
+    unused = set(range(97)) - {score.id for score in whole}
+    stop_ids = frozenset([*sorted(unused)[:12], stop])
+    assert stop not in sorted(stop_ids)[:8]
+    with running(RUNNER) as engine:
+        other = Client(engine, replace(NOBODY[0], max_tokens=60))
+        ending = Client(engine, replace(NOBODY[1], max_tokens=40, stop_ids=stop_ids))
+        assert ending.wait().tokens == whole[:place]
+        assert isinstance(ending.ending, Finished)
+        assert ending.ending.reason == "stop"
+        assert other.wait().tokens == expected(RUNNER, replace(NOBODY[0], max_tokens=60))

@@ -1,6 +1,7 @@
 """Rows of a kept cache: the bits of a cache that programs take, and no way out of its memory."""
 
 import gc
+import threading
 from functools import cache, partial
 from typing import Any
 
@@ -9,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bluejay.kernels.decoding import SlotRows, native_decoding
+from bluejay.kernels.decoding import SlotRows, native_decoding, post_choices
 from bluejay.kernels.library import Library
 from bluejay.kernels.slot_cache import SlotCache
 from bluejay.model.cache import empty_cache
@@ -144,3 +145,86 @@ def test_a_cache_that_is_gone_or_of_another_model_is_refused(native: Library) ->
 def replace_number(cache: SlotCache, number: np.ndarray) -> SlotCache:
     cache.number = number.copy()
     return cache
+
+
+MAIL = (8, 6)  # steps, and numbers of one of them
+
+
+@jax.jit
+def _post_steps(number: Any, count: Any, factor: Any) -> Any:
+    """Steps that post multiples of their number, with work between them: how many there were."""
+
+    def take(now: Any) -> Any:
+        step, _, work = now
+        work = jax.lax.fori_loop(0, 20, lambda _, x: jnp.tanh(x @ x), work)
+        found = (step + 1) * factor + (work[0, 0] * 0).astype(jnp.int32)
+        return step + 1, post_choices(number, found, step + 1 < count), work
+
+    begin = (
+        jnp.zeros((), jnp.int32),
+        jnp.ones((), jnp.bool_),
+        jnp.full((192, 192), 1e-3, jnp.float32),
+    )
+    return jax.lax.while_loop(lambda now: now[1], take, begin)[0]
+
+
+def mail_of(kept: SlotCache, steps: int, *, factor: int = 1, width: int = 6) -> tuple[Any, Any]:
+    kept.clear_mail()
+    factors = jnp.full((2, width // 2), factor, jnp.int32)
+    found: Any = _post_steps(jnp.asarray(kept.number), jnp.int32(steps), factors)
+    return found, kept.mail(found.is_ready)
+
+
+def mailing_cache() -> SlotCache:
+    return SlotCache(layers=1, rows=1, heads=(1, CAPACITY, 8), dtype="float32", mail=MAIL)
+
+
+def test_each_step_is_read_as_it_was_posted_and_the_last_one_says_so(native: Library) -> None:
+    kept = mailing_cache()
+    for steps in (1, 8, 3):
+        found, mail = mail_of(kept, steps, factor=7)
+        heard = [(numbers.tolist(), is_last) for numbers, is_last in mail]
+        assert heard == [([7 * (at + 1)] * 6, at == steps - 1) for at in range(steps)]
+        assert int(found) == steps
+
+
+def test_a_reader_sees_a_step_while_the_call_takes_others_and_ends_it(native: Library) -> None:
+    """Calls of eight steps that their first word ends: the most have two or three by then."""
+    kept, taken = mailing_cache(), list[int]()
+    for _ in range(20):
+        found, mail = mail_of(kept, 8)
+        next(mail)
+        kept.halt(True)
+        list(mail)
+        kept.halt(False)
+        taken.append(int(found))
+    assert sorted(taken)[10] < 8
+
+
+def test_a_call_that_was_halted_before_it_began_takes_one_step(native: Library) -> None:
+    kept = mailing_cache()
+    kept.halt(True)
+    found, mail = mail_of(kept, 8)
+    assert [is_last for _, is_last in mail] == [True]
+    assert int(found) == 1
+
+
+@pytest.mark.parametrize(("steps", "width", "heard"), [(9, 6, 8), (1, 8, 0)])
+def test_a_call_that_posts_too_much_fails_and_its_reader_ends(
+    native: Library, steps: int, width: int, heard: int
+) -> None:
+    found, mail = mail_of(mailing_cache(), steps, width=width)
+    assert [is_last for _, is_last in mail] == [False] * heard
+    with pytest.raises(REFUSED, match="more steps or choices than there is room for"):
+        found.block_until_ready()
+
+
+def test_mail_of_a_cache_that_is_gone_keeps_nobody_waiting(native: Library) -> None:
+    found = mailing_cache()
+    number = int(found.number[0])
+    del found
+    gc.collect()
+    reader = threading.Thread(target=native.await_mail, args=(number, 0), kwargs={"seconds": 60.0})
+    reader.start()
+    reader.join(10)
+    assert not reader.is_alive()

@@ -1,8 +1,8 @@
 """The engine: requests of many clients through one model, in slots, on a thread of its own.
 
 The thread asks the scheduler for a step, runs it on the device without holding the lock, and tells
-the listeners what came of it. A step is a chunk of a prompt or a call of a few decode steps, 20 ms
-or one step at most, so that whatever arrives meanwhile waits no longer (docs/decisions/0019).
+the listeners what came of it. A step is a chunk of a prompt or a call of some decode steps, which
+ends early for whatever arrives meanwhile (docs/decisions/0019).
 """
 
 import logging
@@ -84,7 +84,11 @@ class SlotEngine:
         )
         self._news = News(self._cancel)
         self._device.meanwhile = self._news.tell
-        self._calls = DeviceCalls(self._device, allowed=allowed)
+        self._calls = DeviceCalls(self._device, allowed=allowed, hear=self._hear)
+        if policy is None:
+            policy = SchedulingPolicy()
+            if self._device.hears_steps:  # whose calls end with the first row that ends
+                policy = replace(policy, steps_when_waiting=policy.most_steps)
         self._scheduler = Scheduler(limits, policy)
         self._samples: dict[ScheduledRequest, Sample] = {}
         self._changed = threading.Condition()
@@ -301,7 +305,13 @@ class SlotEngine:
             # Whatever happens from here on, the scheduler does not know of it yet.
             self._device.halt(False)
         if left:
-            self._apply(list(self._calls.run(replace(batch, samples=left))))
+            self._calls.run(replace(batch, samples=left))
+
+    def _hear(self, outcomes: Sequence[Outcome], is_last: bool) -> None:
+        """What a step brought: told at once, or while the next call runs if this one is over."""
+        self._apply(outcomes)
+        if not is_last:
+            self._news.tell()
 
     def _samples_of(self, requests: Sequence[ScheduledRequest]) -> list[Sample]:
         """Those that were not cancelled meanwhile."""
@@ -317,6 +327,7 @@ class SlotEngine:
                 self._scheduler.advanced(sample.scheduled, outcome.num_new)
                 if outcome.ending is not None:
                     self._end(sample, outcome.ending)
+                    self._device.halt(True)  # what is left of its call is without it
 
     def _end(self, sample: Sample, ending: Finished | Failed) -> None:
         if isinstance(ending, Finished):

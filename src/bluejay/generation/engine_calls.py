@@ -4,7 +4,7 @@ Axes: R rows of a call  V vocabulary
 """
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Final, TypeVar
 
@@ -23,6 +23,7 @@ from bluejay.generation.scheduled_steps import PrefillChunk
 from bluejay.generation.slot_device import CallForm, SlotDevice
 from bluejay.generation.slot_rows import BLANK_SLOT, HostChoices, SlotRow, fixed_numbers
 from bluejay.generation.speculation_length import PassTimes
+from bluejay.generation.step_mail import Hear
 
 Found = TypeVar("Found")
 _PLAIN: Final = fixed_numbers(SamplingParams())
@@ -69,17 +70,23 @@ def _parts(samples: Sequence[Sample], most: int) -> list[Sequence[Sample]]:
 
 class DeviceCalls:
     """Runs chunks and batches; everything that a sample's own functions raise ends that sample
-    alone, everything else is raised."""
+    alone, everything else is raised.
+
+    `hear` is told what batches bring, step by step where the device tells of steps, and whether
+    the call has no more.
+    """
 
     def __init__(
         self,
         device: SlotDevice,
         *,
         allowed: NDArray[np.bool_],
+        hear: Callable[[Sequence[Outcome], bool], None],
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self._device, self._allowed, self._clock = device, allowed, clock
-        self._pace = CallPace()
+        self._hear = hear
+        self._pace = CallPace(tells_steps=device.hears_steps)
         self._ended: float | None = None
         self._alone: tuple[Sample, LoneSample] | None = None
         self._most_alone = 1
@@ -126,17 +133,17 @@ class DeviceCalls:
             outcome = self._choose(sample, logits[0])
         return replace(outcome, prompt_scores=scores)
 
-    def run(self, batch: Batch) -> Iterator[Outcome]:
+    def run(self, batch: Batch) -> None:
         """One call for a batch."""
         failpoint("engine-decode")
         [first, *others] = batch.samples
         if batch.is_combined:
             self.interrupt()
-            yield from self._run_combined(batch)
+            self._hear(self._run_combined(batch), True)
         elif not others and batch.most_steps > 1 and self._may_speculate(first):
-            yield self._lone(first, batch).go_on()
+            self._lone(first, batch).go_on()
         else:
-            yield from self._run_rows(batch)
+            self._run_rows(batch)
 
     def _may_speculate(self, sample: Sample) -> bool:
         is_plain = sample.form == CallForm(is_full=False, has_alternatives=False)
@@ -148,22 +155,23 @@ class DeviceCalls:
             lone = LoneSample(
                 sample,
                 capacity=self._device.capacity,
-                take_steps=lambda most: self._steps_alone(sample, most),
+                take_steps=lambda most, hear: self._steps_alone(sample, most, hear),
                 check=lambda drafted, positions: self._check_alone(sample, drafted, positions),
+                hear=lambda outcome, is_last: self._hear([outcome], is_last),
                 times=self._times.setdefault(batch.adapter, known_times()),
             )
             self._alone = (sample, lone)
         self._most_alone = batch.most_steps
         return self._alone[1]
 
-    def _steps_alone(self, sample: Sample, most: int) -> HostChoices:
+    def _steps_alone(self, sample: Sample, most: int, hear: Hear) -> None:
         batch = Batch(
             samples=(sample,),
             adapter=sample.request.adapter,
             is_combined=False,
             most_steps=min(most, self._most_alone),
         )
-        return self._decode([sample], batch, None)
+        self._decode([sample], batch, None, hear)
 
     def _check_alone(self, sample: Sample, drafted: Sequence[int], positions: int) -> HostChoices:
         [row] = sample.rows()
@@ -173,52 +181,67 @@ class DeviceCalls:
         self._ended = self._clock()
         return choices
 
-    def _run_rows(self, batch: Batch) -> Iterator[Outcome]:
+    def _run_rows(self, batch: Batch) -> None:
         running: list[Sample] = []
         masks: list[NDArray[np.bool_] | None] = []
         for sample in batch.samples:
             mask = self._permitted(sample)
             if isinstance(mask, Failed):
-                yield Outcome(sample=sample, ending=mask)
+                self._hear([Outcome(sample=sample, ending=mask)], True)
             else:
                 running.append(sample)
                 masks.append(mask)
-        if running:
-            choices = self._decode(running, batch, self._joined(masks))
-            for row, sample in enumerate(running):
-                yield _taken(sample, choices, row)
+        if not running:
+            return
+        left = dict(enumerate(running))
+
+        def hear(choices: HostChoices, is_last: bool) -> None:
+            outcomes = [_taken(sample, choices, row) for row, sample in left.items()]
+            ended = [row for row, at in zip(left, outcomes, strict=True) if at.ending is not None]
+            for row in ended:
+                del left[row]
+            self._hear(outcomes, is_last)
+
+        self._decode(running, batch, self._joined(masks), hear)
 
     def _decode(
-        self, running: Sequence[Sample], batch: Batch, permitted: NDArray[np.bool_] | None
-    ) -> HostChoices:
+        self,
+        running: Sequence[Sample],
+        batch: Batch,
+        permitted: NDArray[np.bool_] | None,
+        hear: Hear,
+    ) -> None:
         form = CallForm(
             is_full=any(sample.form.is_full for sample in running),
             has_alternatives=any(sample.form.has_alternatives for sample in running),
         )
-        steps = self._pace.num_steps(len(running), most=batch.most_steps)
+        most = batch.most_steps
+        if self._device.hears_steps:  # the next call is without those that end
+            most = min(most, *(sample.remaining for sample in running))
+        steps = self._pace.num_steps(len(running), most=most)
         begun = self._clock()
         if self._ended is not None:
             self._pace.observe_host(begun - self._ended)
-        choices = self._device.decode(
+        taken = self._device.decode(
             [row for sample in running for row in sample.rows()],
             form,
             num_steps=steps,
+            hear=hear,
             adapter=batch.adapter,
             permitted=permitted,
         )
         self._ended = self._clock()
-        taken, seconds = len(choices.ids), self._ended - begun
-        self._pace.observe_call(len(running), steps=taken, seconds=seconds)
-        return choices
+        self._pace.observe_call(len(running), steps=taken, seconds=self._ended - begun)
 
-    def _run_combined(self, batch: Batch) -> Iterator[Outcome]:
+    def _run_combined(self, batch: Batch) -> list[Outcome]:
         rows = [row for sample in batch.samples for row in sample.rows()]
         logits = self._device.peek(rows, adapter=batch.adapter)
-        begin = 0
+        outcomes, begin = list[Outcome](), 0
         for sample in batch.samples:
             end = begin + len(sample.request.prompts)
-            yield self._choose_combined(sample, logits[begin:end])
+            outcomes.append(self._choose_combined(sample, logits[begin:end]))
             begin = end
+        return outcomes
 
     def _choose_combined(self, sample: Sample, logits: NDArray[np.float32]) -> Outcome:
         if np.isnan(logits).any():

@@ -10,29 +10,39 @@ from bluejay.generation.sampling import Choice
 from bluejay.generation.slot_rows import HostChoices
 from bluejay.generation.speculation import LookupDrafter, SpeculativeLoop
 from bluejay.generation.speculation_length import SIZES, PassTimes
+from bluejay.generation.step_mail import Hear
 
-Steps = Callable[[int], HostChoices]
+# Takes at most so many steps, and tells of each when it was taken.
+Steps = Callable[[int, Hear], object]
 Check = Callable[[Sequence[int], int], HostChoices]
 
 
 class LoneSample:
     """One sample as `SpeculativeLoop` sees a loop of one row.
 
-    `take_steps` and `check` run the device; `capacity` is that of its row in the cache.
+    `take_steps` and `check` run the device, and `hear` is told what comes of it, and whether that
+    is all for now; `capacity` is that of its row in the cache.
     """
 
     has_begun = True
 
     def __init__(
-        self, sample: Sample, *, capacity: int, take_steps: Steps, check: Check, times: PassTimes
+        self,
+        sample: Sample,
+        *,
+        capacity: int,
+        take_steps: Steps,
+        check: Check,
+        hear: Callable[[Outcome, bool], None],
+        times: PassTimes,
     ) -> None:
         self._sample, self._capacity = sample, capacity
-        self._take_steps, self._check = take_steps, check
+        self._take_steps, self._check, self._hear = take_steps, check, hear
         self._times = times
         self._drafter = LookupDrafter([*sample.request.prompts[0], *sample.ids])
         self._num_drafted_from = len(sample.ids)
         self._loop = self._new_loop()
-        self._outcome: Outcome | None = None
+        self._has_ended = False
 
     @property
     def room(self) -> int:
@@ -45,24 +55,28 @@ class LoneSample:
         """Ids that may still be chosen."""
         return self._sample.remaining
 
-    def go_on(self) -> Outcome:
-        """What one call brings, whichever is thought to be fastest."""
+    def go_on(self) -> None:
+        """One call, whichever is thought to be fastest."""
         missed = self._sample.ids[self._num_drafted_from :]
         if missed:  # it was in company
             self._drafter.extend(missed)
             self._loop = self._new_loop()
         self._loop.advance()
         self._num_drafted_from = len(self._sample.ids)
-        assert self._outcome is not None
-        return self._outcome
 
     def advance(self, num_steps: int) -> list[list[Choice]]:
         """At most so many steps."""
-        return [self._taken(self._take_steps(num_steps))]
+        taken: list[Choice] = []
+
+        def hear(choices: HostChoices, is_last: bool) -> None:
+            taken.extend(self._taken(choices, is_last))
+
+        self._take_steps(num_steps, hear)
+        return [taken]
 
     def check(self, drafted: Sequence[int], *, positions: int) -> list[Choice]:
         """Choices after one pass over so many positions."""
-        return self._taken(self._check(drafted, positions))
+        return self._taken(self._check(drafted, positions), True)
 
     def end(self, row: int) -> None:
         """Nobody asks for more."""
@@ -71,11 +85,15 @@ class LoneSample:
         """All are compiled before the engine is ready."""
         return 0
 
-    def _taken(self, choices: HostChoices) -> list[Choice]:
-        self._outcome = self._sample.take(choices, 0)
+    def _taken(self, choices: HostChoices, is_last: bool) -> list[Choice]:
+        if self._has_ended:  # by an id of which the device does not know
+            return []
+        outcome = self._sample.take(choices, 0)
+        self._has_ended = outcome.ending is not None
+        self._hear(outcome, is_last)
         return [
             Choice(id=score.id, logprob=score.logprob or 0.0, alternatives=())
-            for score in self._outcome.scores
+            for score in outcome.scores
         ]
 
     def _new_loop(self) -> SpeculativeLoop:

@@ -40,6 +40,7 @@ from bluejay.generation.slot_rows import (
     row_inputs,
     unpacked_choices,
 )
+from bluejay.generation.step_mail import Call, Hear, mail_size
 from bluejay.kernels.decoding import ResidentBlocks
 from bluejay.mesh.programs import in_order, whole_on
 from bluejay.model.cache import Cache, cache_capacity
@@ -105,6 +106,8 @@ class SlotDevice:
         self.meanwhile: Callable[[], None] = lambda: None
         self._cache_dtype = runner.cache_dtype
         self.is_kept = isinstance(runner.operands.blocks, ResidentBlocks)
+        # Whether a call tells of each step when it is taken, and ends where it is halted.
+        self.hears_steps = self.is_kept
         # Whether a position has the bits of a single step in a pass over several.
         self.checks_drafts = self.is_kept and runner.repeats_positions
         self._operands: dict[str | None, DecoderParams] = {None: runner.operands}
@@ -123,7 +126,13 @@ class SlotDevice:
             for count in (0, min(MOST_ALTERNATIVES, self.config.vocab_size))
         ]
         self._kept = (
-            keep_cache(self.config, rows=num_slots, capacity=self.capacity, dtype=self._cache_dtype)
+            keep_cache(
+                self.config,
+                rows=num_slots,
+                capacity=self.capacity,
+                dtype=self._cache_dtype,
+                mail=mail_size(num_slots, self._forms[1].num_alternatives),
+            )
             if self.is_kept
             else None
         )
@@ -229,19 +238,24 @@ class SlotDevice:
         form: CallForm,
         *,
         num_steps: int,
+        hear: Hear,
         adapter: str | None = None,
         permitted: NDArray[np.bool_] | None = None,
-    ) -> HostChoices:
-        """The choices [steps, R] of the steps that were taken: not all, if every row ends before.
+    ) -> int:
+        """The number of steps that were taken: fewer, if every row ends before or somebody halts.
         At most `most_rows` rows.
 
-        `permitted` [R, V] narrows what is allowed, in a full call of one step.
+        `hear` is called with their choices [steps, R], and whether that is all: with each step's
+        while the device takes the next one where `hears_steps`, else once. `permitted` [R, V]
+        narrows what is allowed, in a full call of one step.
         """
         size, places = self._places(rows)
         if permitted is not None:
             wider = np.ones((size, permitted.shape[1]), np.bool_)
             wider[places] = permitted
             permitted = wider
+        if self._kept is not None:
+            self._kept.clear_mail()
         found, state = decode_rows(
             self._operands[adapter],
             row_inputs(rows, size=size, places=places),
@@ -252,8 +266,17 @@ class SlotDevice:
         )
         self._take(state)
         self.meanwhile()
-        choices = unpacked_choices(found)
-        return choices.of_rows(slice(len(rows)) if self.is_kept else places)
+        if self._kept is None:
+            choices = unpacked_choices(found)
+            hear(choices.of_rows(places), True)
+            return len(choices.ids)
+        call = Call(
+            found,
+            num_rows=len(rows),
+            size=size,
+            num_alternatives=self._forms[form.has_alternatives].num_alternatives,
+        )
+        return call.hear_of(self._kept, hear)
 
     @_in_order
     def check(

@@ -21,8 +21,8 @@ from bluejay.generation.decode_state import is_stop, no_choices, noted
 from bluejay.generation.program_form import ProgramForm
 from bluejay.generation.sampling import Choices, choose_rows, log_probabilities
 from bluejay.generation.sampling_rows import FILTERS, PENALTIES, SamplingState
-from bluejay.generation.slot_rows import RowInputs, packed_choices
-from bluejay.kernels.decoding import SlotRows, may_go_on, native_decoding
+from bluejay.generation.slot_rows import RowInputs, choice_numbers, packed_choices
+from bluejay.kernels.decoding import SlotRows, native_decoding, post_choices
 from bluejay.model.cache import Cache
 from bluejay.model.decoder import extend, extend_slots
 from bluejay.model.params import DecoderParams
@@ -142,15 +142,13 @@ def decode_rows(
     state: SlotState,
     form: SlotForm,
 ) -> tuple[Int32[Array, "..."], SlotState]:
-    """Choices, packed, and the state.
+    """Choices and the state: packed, or, over a kept cache, the number of steps alone, of which
+    each has posted its choices.
 
     A row takes its `remaining` steps or ends with a stop id; the call ends when no row goes on, or
     with the step in which somebody halts calls over a kept cache.
     """
     remaining, num_chosen = rows.column("remaining"), rows.column("num_chosen")
-
-    def goes_on(now: _Step) -> Bool[Array, ""]:
-        return (now.number < num_steps) & jnp.any(now.is_live)
 
     def take_step(now: _Step) -> _Step:
         with native_decoding(form.is_native):
@@ -160,38 +158,50 @@ def decode_rows(
         choices, tables = choose(
             scores, rows, masks, now.state.tables, num_chosen + now.number, form
         )
-        goes_on = (now.number + 1 < remaining) & ~is_stop(choices.ids, rows.stop_ids)
-        if not isinstance(cache, Cache):
-            goes_on &= may_go_on(cache, choices.ids)
+        number = now.number + 1
+        is_live = now.is_live & (number < remaining) & ~is_stop(choices.ids, rows.stop_ids)
+        goes_on = (number < num_steps) & jnp.any(is_live)
+        found = now.found
+        if found is not None:
+            found = noted(found, choices, now.number)
+        else:
+            assert not isinstance(cache, Cache)
+            goes_on = post_choices(cache, choice_numbers(choices), goes_on)
         return _Step(
-            number=now.number + 1,
-            found=noted(now.found, choices, now.number),
+            number=number,
+            found=found,
             tokens=choices.ids,
             lengths=now.lengths + now.is_live.astype(jnp.int32),
-            is_live=now.is_live & goes_on,
+            is_live=is_live,
+            goes_on=goes_on,
             state=SlotState(cache=cache, tables=tables),
         )
 
+    is_live = remaining > 0
+    posts = not isinstance(state.cache, Cache)
     start = _Step(
         number=jnp.zeros((), jnp.int32),
-        found=no_choices(remaining.shape[0], form.num_alternatives),
+        found=None if posts else no_choices(remaining.shape[0], form.num_alternatives),
         tokens=rows.column("token"),
         lengths=rows.column("length"),
-        is_live=remaining > 0,
+        is_live=is_live,
+        goes_on=(num_steps > 0) & jnp.any(is_live),
         state=state,
     )
-    end = jax.lax.while_loop(goes_on, take_step, start)
-    return packed_choices(end.found, end.number), end.state
+    end = jax.lax.while_loop(lambda now: now.goes_on, take_step, start)
+    found = end.number if end.found is None else packed_choices(end.found, end.number)
+    return found, end.state
 
 
 class _Step(NamedTuple):
     """What one step hands to the next."""
 
     number: Int32[Array, ""]
-    found: Choices
+    found: Choices | None
     tokens: Int32[Array, "R"]
     lengths: Int32[Array, "R"]
     is_live: Bool[Array, "R"]
+    goes_on: Bool[Array, ""]
     state: SlotState
 
 

@@ -127,8 +127,9 @@ def padded_ids(rows: Sequence[Sequence[int]], size: int) -> NDArray[np.int32]:
     return ids
 
 
-def packed_choices(found: Choices, count: Int32[Array, ""]) -> Int32[Array, "..."]:
-    """Choices [M, R …] as whole numbers, with `count` in a row of its own behind them."""
+def choice_numbers(found: Choices) -> Int32[Array, "... C"]:
+    """Choices as whole numbers: id, log probability, alternatives and theirs; floats by their
+    bits."""
 
     def bits(array: Float32[Array, "..."]) -> Int32[Array, "..."]:
         return jax.lax.bitcast_convert_type(array, jnp.int32)
@@ -139,7 +140,17 @@ def packed_choices(found: Choices, count: Int32[Array, ""]) -> Int32[Array, "...
         found.alternative_ids,
         bits(found.alternative_logprobs),
     ]
-    rows = jnp.concatenate(parts, axis=-1)
+    return jnp.concatenate(parts, axis=-1)
+
+
+def num_choice_numbers(num_alternatives: int) -> int:
+    """How many there are of one choice."""
+    return 2 + 2 * num_alternatives
+
+
+def packed_choices(found: Choices, count: Int32[Array, ""]) -> Int32[Array, "..."]:
+    """Choices [M, R …] as whole numbers, with `count` in a row of its own behind them."""
+    rows = choice_numbers(found)
     return jnp.concatenate([rows, jnp.broadcast_to(count, (1, *rows.shape[1:]))])
 
 
@@ -164,11 +175,15 @@ class HostChoices(NamedTuple):
 def unpacked_choices(packed: Array) -> HostChoices:
     """What `packed_choices` was given, of the first `count` steps. Waits for it."""
     numbers = np.asarray(packed)
-    taken = numbers[: numbers[-1, 0, 0]]
+    return host_choices(numbers[: numbers[-1, 0, 0]])
+
+
+def host_choices(numbers: NDArray[np.int32]) -> HostChoices:
+    """What `choice_numbers` [M, R, C] was given, without a copy."""
     most = (numbers.shape[-1] - 2) // 2
     return HostChoices(
-        taken[..., 0],
-        taken[..., 1].view(np.float32),
-        taken[..., 2 : 2 + most],
-        taken[..., 2 + most :].view(np.float32),
+        numbers[..., 0],
+        numbers[..., 1].view(np.float32),
+        numbers[..., 2 : 2 + most],
+        numbers[..., 2 + most :].view(np.float32),
     )

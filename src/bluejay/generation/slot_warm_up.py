@@ -14,7 +14,7 @@ from bluejay.generation.prompt_chunks import CHUNK_SIZES
 from bluejay.generation.sampling_params import SamplingParams
 from bluejay.generation.scheduled_steps import PrefillChunk, ScheduledRequest
 from bluejay.generation.slot_device import CallForm, SlotDevice
-from bluejay.generation.slot_rows import SlotRow, fixed_numbers
+from bluejay.generation.slot_rows import HostChoices, SlotRow, fixed_numbers
 from bluejay.generation.speculation_length import SIZES
 
 OnProgram = Callable[[int, int], None]
@@ -45,7 +45,7 @@ def _runs(device: SlotDevice) -> Iterator[Callable[[], object]]:
             rows = [SlotRow(slot=slot, length=1, fixed=fixed) for slot in range(count)]
             yield partial(device.peek, rows, adapter=adapter)
             for form in forms:
-                yield partial(device.decode, rows, form, num_steps=1, adapter=adapter)
+                yield partial(device.decode, rows, form, num_steps=1, hear=_nobody, adapter=adapter)
         if device.checks_drafts:
             for positions in SIZES:
                 [first, *_] = rows
@@ -55,6 +55,10 @@ def _runs(device: SlotDevice) -> Iterator[Callable[[], object]]:
     yield partial(device.copy, 0, 0, 1)
     for form in forms:
         yield partial(device.choose_first, logits, row, form)
+
+
+def _nobody(choices: HostChoices, is_last: bool) -> None:
+    pass
 
 
 def _chunk(size: int, adapter: str | None) -> PrefillChunk:

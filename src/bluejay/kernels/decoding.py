@@ -218,13 +218,16 @@ def slots_block(
     return moved
 
 
-def may_go_on(cache: Int[Array, "1"], chosen: Int[Array, "B"]) -> Bool[Array, ""]:
-    """Whether nobody had halted calls over that cache when these ids were chosen."""
+def post_choices(
+    cache: Int[Array, "1"], numbers: Int[Array, "B C"], may_go_on: Bool[Array, ""]
+) -> Bool[Array, ""]:
+    """Put what a step chose where the host reads it (`SlotCache.mail`); whether another step is to
+    come: not unless `may_go_on`, and not when somebody has halted calls over that cache."""
     call = jax.ffi.ffi_call(
-        "bluejay_go_on", jax.ShapeDtypeStruct((), np.int32), has_side_effect=True
+        "bluejay_post_choices", jax.ShapeDtypeStruct((), np.bool_), has_side_effect=True
     )
-    found: Array = call(cache, chosen)
-    return found != 0
+    goes_on: Array = call(cache, numbers, may_go_on)
+    return goes_on
 
 
 def _block_call(

@@ -31,7 +31,7 @@ _TARGETS = (
     "bluejay_keep_block",
     "bluejay_resident_block",
     "bluejay_slots_block",
-    "bluejay_go_on",
+    "bluejay_post_choices",
     "bluejay_choose",
 )
 
@@ -45,6 +45,7 @@ class Library:
         self._functions = ctypes.CDLL(str(file))
         self._functions.bluejay_instruction_set.restype = ctypes.c_char_p
         self._functions.bluejay_decoding_nanoseconds.restype = ctypes.c_int64
+        self._functions.bluejay_await_mail.restype = ctypes.c_int64
         for name in _TARGETS:
             handler = jax.ffi.pycapsule(getattr(self._functions, name))
             jax.ffi.register_ffi_target(name, handler, platform="cpu")
@@ -79,26 +80,42 @@ class Library:
         sizes: Sequence[int],
         arrays: Sequence[NDArray[Any]],
         *,
-        halt: NDArray[np.int32],
+        mail: NDArray[np.int32],
     ) -> int:
         """A number for a cache of these sizes: layers, rows, key/value heads, capacity, width.
 
-        `arrays` are keys, values and, for bytes, their scales; `halt` is one word that `go_on`
-        reads. All stay where they are until the cache is forgotten.
+        `arrays` are keys, values and, for bytes, their scales; `mail` [steps, numbers] is where
+        calls put what they choose. All stay where they are until the cache is forgotten.
         """
         addresses = [array.ctypes.data for array in arrays]
         return int(
             self._functions.bluejay_keep_cache(
                 ctypes.c_int32(bytes_per_value),
-                (ctypes.c_int64 * len(sizes))(*sizes),
+                (ctypes.c_int64 * 7)(*sizes, *mail.shape),
                 *map(ctypes.c_void_p, [*addresses, None, None][:4]),
-                ctypes.c_void_p(halt.ctypes.data),
+                ctypes.c_void_p(mail.ctypes.data),
             )
         )
 
     def forget_cache(self, number: int) -> None:
         """Waits for the calls that use the cache; later ones are refused."""
         self._functions.bluejay_forget_cache(ctypes.c_int32(number))
+
+    def halt(self, cache: int, is_wanted: bool) -> None:
+        """Whether calls over the cache end with the step they are at."""
+        self._functions.bluejay_halt(ctypes.c_int32(cache), ctypes.c_int32(is_wanted))
+
+    def clear_mail(self, cache: int) -> None:
+        """Forget what calls have chosen so far."""
+        self._functions.bluejay_clear_mail(ctypes.c_int32(cache))
+
+    def await_mail(self, cache: int, seen: int, *, seconds: float) -> tuple[int, bool]:
+        """Wait until more than `seen` steps have chosen, so long at most: how many have, and
+        whether theirs is the last one."""
+        found = self._functions.bluejay_await_mail(
+            ctypes.c_int32(cache), ctypes.c_int64(seen), ctypes.c_int64(int(1e3 * seconds))
+        )
+        return found // 2, bool(found % 2)
 
     @property
     def decoding_seconds(self) -> float:

@@ -8,7 +8,8 @@ Axes: R rows  L layers  K key/value heads  S capacity in positions  H head width
 
 import math
 import weakref
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
@@ -16,33 +17,67 @@ from numpy.typing import DTypeLike, NDArray
 from bluejay.core.large_pages import ALIGNMENT
 from bluejay.kernels.library import Library, library
 
+# Between two looks whether a call that posts nothing has failed.
+_PATIENCE: Final = 0.25
+
 
 class SlotCache:
     """Keys and values in float32, float16 or int8, [R, L, K, S, H]: all of a row together.
+
+    `mail` are the most steps of a call over it and the most numbers that one of them posts.
 
     Pages that nothing was written to take no memory. It is let go with this object, which must live
     until the last program that has its number has run: later ones are refused.
     """
 
     def __init__(
-        self, *, layers: int, rows: int, heads: tuple[int, int, int], dtype: DTypeLike
+        self,
+        *,
+        layers: int,
+        rows: int,
+        heads: tuple[int, int, int],
+        dtype: DTypeLike,
+        mail: tuple[int, int] = (0, 0),
     ) -> None:
         found = library()
         assert found is not None, "only the native library has such caches"
+        self._library = found
         stored, shape = np.dtype(dtype), (rows, layers, *heads)
         self._arrays = [_aligned(shape, stored) for _ in range(2)]
         if stored == np.int8:
             self._arrays += [_aligned(shape[:-1], np.dtype(np.float32)) for _ in range(2)]
-        self._halt = np.zeros(1, np.int32)
+        self._mail = np.zeros(mail, np.int32)
         sizes = (layers, rows, *heads)
-        number = found.keep_cache(stored.itemsize, sizes, self._arrays, halt=self._halt)
-        self.number = np.array([number], np.int32)
-        weakref.finalize(self, _forget, found, number, (self._arrays, self._halt))
+        self._name = found.keep_cache(stored.itemsize, sizes, self._arrays, mail=self._mail)
+        self.number = np.array([self._name], np.int32)
+        weakref.finalize(self, _forget, found, self._name, (self._arrays, self._mail))
 
     def halt(self, is_wanted: bool) -> None:
         """Whether a call of several steps is to end with the one it is at, this one and all later
         ones. From any thread."""
-        self._halt[0] = is_wanted
+        self._library.halt(self._name, is_wanted)
+
+    def clear_mail(self) -> None:
+        """To be called before a call that posts what it chooses."""
+        self._library.clear_mail(self._name)
+
+    def mail(self, has_ended: Callable[[], bool]) -> Iterator[tuple[NDArray[np.int32], bool]]:
+        """What the steps of a call post (`post_choices`), as they do, and whether it is the last.
+
+        The numbers stay as they are until the mail is cleared. A call that fails posts no last
+        one: `has_ended` tells of that.
+        """
+        seen, is_last = 0, False
+        while not is_last:
+            ended = has_ended()
+            count, is_last = self._library.await_mail(
+                self._name, seen, seconds=0 if ended else _PATIENCE
+            )
+            for step in range(seen, count):
+                yield self._mail[step], is_last and step == count - 1
+            if ended:
+                return
+            seen = count
 
     def copy(self, source: int, target: int, length: int) -> None:
         """Copy the first `length` positions of a row over those of another. No program that

@@ -100,13 +100,21 @@ def slots_cached_block(
     return slots_block(x, starts, _turn(turn, x), rows, blocks, layer=layer)
 
 
-def keep_cache(config: DecoderConfig, *, rows: int, capacity: int, dtype: DTypeLike) -> SlotCache:
+def keep_cache(
+    config: DecoderConfig,
+    *,
+    rows: int,
+    capacity: int,
+    dtype: DTypeLike,
+    mail: tuple[int, int] = (0, 0),
+) -> SlotCache:
     """A cache of so many sequences of `capacity` positions that the native library keeps."""
     return SlotCache(
         layers=config.num_layers,
         rows=rows,
         heads=(config.num_kv_heads, capacity, config.head_dim),
         dtype=dtype,
+        mail=mail,
     )
 
 
