@@ -299,6 +299,7 @@ def test_words_are_told_while_their_call_runs(monkeypatch: pytest.MonkeyPatch) -
     """In calls of 16 steps: each word is an event of its own, and one who cancels at the third of
     a call gets no more, nor does the device go on for it."""
     monkeypatch.setattr(CallPace, "num_steps", lambda _pace, _rows, *, most: most)
+    monkeypatch.setattr("bluejay.generation.engine.time_apart", lambda _count: 0.0)
     endless = replace(REQUEST, max_tokens=450)
     sizes: list[int] = []
 

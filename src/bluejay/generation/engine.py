@@ -20,7 +20,7 @@ from bluejay.core.errors import UsageError
 from bluejay.core.failpoints import failpoint
 from bluejay.generation.compile_count import num_compiled_here
 from bluejay.generation.engine_calls import Batch, DeviceCalls, batches_of
-from bluejay.generation.engine_news import News
+from bluejay.generation.engine_news import News, time_apart
 from bluejay.generation.engine_requests import (
     EngineLimits,
     EngineRequest,
@@ -83,7 +83,8 @@ class SlotEngine:
             adapters=adapters,
         )
         self._news = News(self._cancel)
-        self._device.meanwhile = self._news.tell
+        self._apart = 0.0
+        self._device.meanwhile = lambda: self._news.tell(apart=self._apart)
         self._calls = DeviceCalls(self._device, allowed=allowed, hear=self._hear)
         if policy is None:
             policy = SchedulingPolicy()
@@ -277,11 +278,13 @@ class SlotEngine:
         failpoint("engine-step")
         if isinstance(step, Decode):
             samples = self._samples_of(step.requests)
+            self._apart = time_apart(len(samples))
             most_rows = self._device.most_rows
             for batch in batches_of(samples, most_steps=step.max_steps, most_rows=most_rows):
                 self._try(batch.samples, partial(self._decode, batch))
         elif isinstance(step, CopyPrefix | PrefillChunk):
             samples = self._samples_of([step.request])
+            self._apart = 0.0  # a chunk takes as long as many steps
             self._try(samples, partial(self._read, step, samples))
 
     def _read(self, step: CopyPrefix | PrefillChunk, samples: Sequence[Sample]) -> None:
@@ -311,7 +314,7 @@ class SlotEngine:
         """What a step brought: told at once, or while the next call runs if this one is over."""
         self._apply(outcomes)
         if not is_last:
-            self._news.tell()
+            self._news.tell(apart=self._apart)
 
     def _samples_of(self, requests: Sequence[ScheduledRequest]) -> list[Sample]:
         """Those that were not cancelled meanwhile."""

@@ -1,40 +1,63 @@
 """What listeners have not heard yet. It is told while the device works on something else."""
 
 import logging
-from collections import deque
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterable, Iterator
+from typing import Final
 
-from bluejay.generation.engine_requests import EngineEvent
+from bluejay.generation.engine_requests import EngineEvent, NewTokens, TokenScore
 from bluejay.generation.engine_samples import Outcome, Sample
 
+# Processor time that an event takes until a client on this machine has read it, and the share of
+# one processor that all of them may have while a reader can wait for his next word.
+EVENT_SECONDS: Final = 4e-4
+EVENTS_SHARE: Final = 0.25
+# To a reader, words that are no further apart come as one.
+MOST_APART: Final = 0.03
 _LOGGER = logging.getLogger(__name__)
 
 
-class News:
-    """Events in the order in which they came to be; used by the engine's thread alone.
+def time_apart(num_samples: int) -> float:
+    """Seconds between two events of one of so many samples: few of slow ones hear each word."""
+    return min(MOST_APART, num_samples * EVENT_SECONDS / EVENTS_SHARE)
 
-    `cancel` is called for a sample whose listener fails.
+
+class News:
+    """Events of each sample, in the order in which they came to be; used by one thread alone.
+
+    `cancel` is called for a sample whose listener fails. `clock` gives seconds.
     """
 
-    def __init__(self, cancel: Callable[[Sample], None]) -> None:
-        self._cancel = cancel
-        self._untold: deque[tuple[Sample, EngineEvent | Outcome]] = deque()
+    def __init__(
+        self, cancel: Callable[[Sample], None], *, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._cancel, self._clock = cancel, clock
+        self._untold: dict[Sample, list[EngineEvent | Outcome]] = {}
 
     def __bool__(self) -> bool:
         return bool(self._untold)
 
     def add(self, sample: Sample, event: EngineEvent | Outcome) -> None:
         """To be told next time."""
-        self._untold.append((sample, event))
+        self._untold.setdefault(sample, []).append(event)
 
-    def tell(self) -> None:
-        """Tell all of it. Who has cancelled hears no more."""
-        while self._untold:
-            sample, found = self._untold[0]
-            for event in found.events() if isinstance(found, Outcome) else (found,):
+    def tell(self, *, apart: float = 0.0) -> None:
+        """Tell what is new of each sample: words that come sooner than `apart` seconds after the
+        last ones wait, unless they end it. Who has cancelled hears no more."""
+        now = self._clock()
+        for sample in list(self._untold):
+            found = self._untold[sample]
+            words = [event for event in found if isinstance(event, Outcome)]
+            is_end = len(words) < len(found) or words[-1].ending is not None
+            if now < sample.told_at + apart and not is_end:
+                continue
+            if words:
+                sample.told_at = now
+            for event in _joined(found):
                 if not sample.is_cancelled:
                     self._tell_one(sample, event)
-            self._untold.popleft()
+            # Not before: who drains waits until it is told.
+            del self._untold[sample]
 
     def _tell_one(self, sample: Sample, event: EngineEvent) -> None:
         try:
@@ -42,3 +65,19 @@ class News:
         except Exception:
             _LOGGER.exception("A listener failed; its request is cancelled.")
             self._cancel(sample)
+
+
+def _joined(found: Iterable[EngineEvent | Outcome]) -> Iterator[EngineEvent]:
+    """The events, words that follow each other as one."""
+    scores: list[TokenScore] = []
+    for item in found:
+        for event in item.events() if isinstance(item, Outcome) else (item,):
+            if isinstance(event, NewTokens):
+                scores += event.scores
+                continue
+            if scores:
+                yield NewTokens(scores=tuple(scores))
+                scores.clear()
+            yield event
+    if scores:
+        yield NewTokens(scores=tuple(scores))

@@ -71,13 +71,15 @@ class Outcome:
 class Sample:
     """One request, from the first chunk of its prompts to its end.
 
-    `logits` are those behind the prompts that are in the cache, by slot. `ids` are chosen.
+    `logits` are those behind the prompts that are in the cache, by slot. `ids` are chosen, words
+    were last told at `told_at`.
     """
 
     def __init__(self, scheduled: ScheduledRequest, listener: Listener) -> None:
         request = scheduled.request
         self.scheduled, self.request, self.listener = scheduled, request, listener
         self.is_cancelled = False
+        self.told_at = -math.inf
         self.logits: dict[int, Array] = {}
         self.prompt_scores: list[TokenScore] = []
         changes = active_transforms(request.sampling) & (PENALTIES | {"logit_bias"})
