@@ -1,5 +1,6 @@
 """What works beside the engine: a bounded queue, tenants in turn, and an end for who has left."""
 
+import asyncio
 import json
 import threading
 import time
@@ -8,6 +9,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 from bluejay.serving.access import make_access
+from bluejay.serving.desk import Desk
 from bluejay.serving.embeddings import embedding_routes
 from bluejay.serving.limits import DeskLimits, Limits, WaitLimits
 from bluejay.serving.service import TextService
@@ -122,3 +124,22 @@ def test_a_turn_that_does_not_come_is_told() -> None:
     assert late.status == 503
     assert json.loads(late.body)["error"]["code"] == "queue_timeout"
     assert "--queue-timeout" in json.loads(late.body)["error"]["message"]
+
+
+def test_one_who_leaves_in_the_moment_of_his_turn_does_not_take_it_along() -> None:
+    """He is cancelled, and the thread is free, in one turn of the loop: the next one works."""
+    gate = threading.Event()
+
+    async def run() -> list[int]:
+        desk = Desk(Limits(), "embeddings")
+        first = asyncio.create_task(desk.turn(gate.wait, tenant="a"))
+        leaving = asyncio.create_task(desk.turn(lambda: 2, tenant="b"))
+        await asyncio.sleep(0.01)
+        gate.set()
+        time.sleep(0.2)  # the loop stands still while the thread says that it is free
+        leaving.cancel()
+        last = asyncio.create_task(desk.turn(lambda: 3, tenant="c"))
+        async with asyncio.timeout(PATIENCE):
+            return [await first, await last]
+
+    assert asyncio.run(run()) == [True, 3]

@@ -86,15 +86,15 @@ class Desk:
 
     def _call_next(self) -> None:
         """The thread goes to the tenant who has waited for it longest."""
-        if self._is_busy or not self._waiting:
-            return
-        tenant = next(iter(self._waiting))
-        line = self._waiting.pop(tenant)
-        ticket = line.popleft()
-        if line:
-            self._waiting[tenant] = line  # behind all others
-        self._is_busy = True
-        ticket.set_result(None)
+        while self._waiting and not self._is_busy:
+            tenant = next(iter(self._waiting))
+            line = self._waiting.pop(tenant)
+            ticket = line.popleft()
+            if line:
+                self._waiting[tenant] = line  # behind all others
+            if not ticket.done():  # else its call was cancelled, and is to leave in a moment
+                self._is_busy = True
+                ticket.set_result(None)
 
     def _free_from(self, loop: asyncio.AbstractEventLoop) -> None:
         with suppress(RuntimeError):  # The loop has ended.
