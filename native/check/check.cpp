@@ -16,6 +16,7 @@
 #include "../thread_pool.h"
 #include "check_block.h"
 #include "check_choice.h"
+#include "check_mailbox.h"
 
 namespace {
 
@@ -332,6 +333,10 @@ int main(int count, char** arguments) {
     std::printf("%s: checked\n", name);
   }
   bluejay::set_num_threads(1);
+  if (const int wrong = bluejay::check::wrong_steps(300, 16, 50); wrong > 0) {
+    std::printf("%d steps of calls were not read as they were posted\n", wrong);
+    num_failures += wrong;
+  }
   std::printf(num_failures == 0 ? "all kernels agree\n" : "%d failures\n", num_failures);
   return num_failures == 0 ? 0 : 1;
 }
