@@ -355,6 +355,12 @@ def test_the_queue_is_bounded_by_requests() -> None:
         " with a larger --queue-requests."
     )
     assert (scheduler.queued_requests, scheduler.counts.rejected) == (2, 1)
+    with pytest.raises(QueueFullError, match="2 requests wait already"):
+        scheduler.require_place()
+    assert scheduler.counts.rejected == 2
+    scheduler.cancel(scheduler.unfinished[0])
+    scheduler.require_place()
+    assert scheduler.counts.rejected == 2
 
 
 def test_the_queue_is_bounded_by_prompt_tokens() -> None:

@@ -81,6 +81,11 @@ class FakeEngine:
 
         return cancel
 
+    def require_place(self) -> None:
+        with self._changed:
+            if len(self._jobs) >= self.limits.queued_requests:
+                raise QueueFullError("The queue is full.", limit="queued_requests")
+
     def status(self) -> EngineStatus:
         return EngineStatus(
             is_ready=True,

@@ -59,7 +59,13 @@ def serve_routes(
     try:
         limits = given.pop("limits", None) or quick_limits()
         routes = make(text_service(used, limits=limits, **given))
-        app = make_app(routes, status=used.status, limits=limits, access=access or Access())
+        app = make_app(
+            routes,
+            status=used.status,
+            require_place=used.require_place,
+            limits=limits,
+            access=access or Access(),
+        )
         with live_server(app) as listening:
             yield Client(raw=Raw(port=listening.port), engine=used)
     finally:

@@ -32,17 +32,22 @@ def require_fit(request: EngineRequest, limits: EngineLimits) -> None:
 
 def require_place(scheduled: ScheduledRequest, limits: EngineLimits, queue: FairQueue) -> None:
     """Raise QueueFullError if the queue has no place for the request."""
-    if queue.num_requests >= limits.queued_requests:
-        raise QueueFullError(
-            f"{queue.num_requests} requests wait already, and the queue takes"
-            f" {limits.queued_requests}: try again later, or start the server with a larger"
-            " --queue-requests.",
-            limit="queued_requests",
-        )
+    require_any_place(limits, queue)
     if queue.num_tokens + scheduled.num_tokens > limits.queued_tokens:
         raise QueueFullError(
             f"{queue.num_tokens} prompt tokens wait already, the queue takes"
             f" {limits.queued_tokens}, and this request brings {scheduled.num_tokens}: try again"
             " later, or start the server with a larger --queue-tokens.",
             limit="queued_tokens",
+        )
+
+
+def require_any_place(limits: EngineLimits, queue: FairQueue) -> None:
+    """Raise QueueFullError if the queue has no place for any request."""
+    if queue.num_requests >= limits.queued_requests:
+        raise QueueFullError(
+            f"{queue.num_requests} requests wait already, and the queue takes"
+            f" {limits.queued_requests}: try again later, or start the server with a larger"
+            " --queue-requests.",
+            limit="queued_requests",
         )

@@ -123,6 +123,11 @@ class SlotEngine:
             self._changed.notify_all()
         return lambda: self._cancel(sample)
 
+    def require_place(self) -> None:
+        """As `engine_requests.Engine`."""
+        with self._changed:
+            self._scheduler.require_place()
+
     def status(self) -> EngineStatus:
         with self._changed:
             counts = self._scheduler.counts

@@ -180,6 +180,9 @@ class Engine(Protocol):
         `EngineStoppedError` when the engine no longer takes any.
         """
 
+    def require_place(self) -> None:
+        """Raise QueueFullError if `submit` would, whatever it was given."""
+
     def status(self) -> EngineStatus: ...
 
 

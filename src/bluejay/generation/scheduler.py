@@ -16,10 +16,12 @@ device works, so `submit` and `cancel` may come between a step and its report.
 """
 
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 
 from bluejay.core.errors import UsageError
-from bluejay.generation.admission import require_fit, require_place
+from bluejay.generation.admission import require_any_place, require_fit, require_place
 from bluejay.generation.engine_requests import EngineLimits, EngineRequest, QueueFullError
 from bluejay.generation.fair_queue import FairQueue
 from bluejay.generation.prompt_work import PromptWork
@@ -135,13 +137,15 @@ class Scheduler:
         """
         scheduled = ScheduledRequest(request=request, deadline=deadline)
         require_fit(request, self._limits)
-        try:
+        with self._counting_rejected():
             require_place(scheduled, self._limits, self._queue)
-        except QueueFullError:
-            self._counts["rejected"] += 1
-            raise
         self._queue.append(scheduled)
         return scheduled
+
+    def require_place(self) -> None:
+        """Raise QueueFullError if `submit` would, whatever it was given."""
+        with self._counting_rejected():
+            require_any_place(self._limits, self._queue)
 
     def cancel(self, scheduled: ScheduledRequest) -> None:
         """End it wherever it is; nothing more runs for it, and its slots are free at the next
@@ -226,6 +230,14 @@ class Scheduler:
         for scheduled in self.unfinished:
             scheduled.phase = "ended"
         return found
+
+    @contextmanager
+    def _counting_rejected(self) -> Iterator[None]:
+        try:
+            yield
+        except QueueFullError:
+            self._counts["rejected"] += 1
+            raise
 
     def _end(self, scheduled: ScheduledRequest, outcome: str) -> bool:
         """Take it out of where it is; whether it has not ended before."""

@@ -102,6 +102,7 @@ class ModelServer:
             access=plan.access,
             limits=plan.limits,
             status=self.status,
+            require_place=self.engine.require_place,
             metrics=metrics,
         )
 

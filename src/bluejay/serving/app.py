@@ -21,7 +21,8 @@ from bluejay.serving.routes import Route
 class App:
     """An ASGI application of `routes`, with `/live`, `/ready`, `/metrics` and `/openapi.json`.
 
-    `status` is the engine's; without it the server is ready at once.
+    `status` and `require_place` are the engine's; without them the server is ready at once, and has
+    room.
     """
 
     def __init__(
@@ -31,6 +32,7 @@ class App:
         access: Access | None = None,
         limits: Limits | None = None,
         status: Callable[[], EngineStatus] | None = None,
+        require_place: Callable[[], None] | None = None,
         metrics: Metrics | None = None,
     ) -> None:
         self.access = access or Access()
@@ -38,6 +40,8 @@ class App:
         self.metrics = metrics or Metrics(status)
         self.lifecycle = Lifecycle()
         self._status = status
+        # Asked before a body is read: whoever is refused costs little.
+        self.require_place = require_place or (lambda: None)
         self._return_times = ReturnTimes()
         described = [*routes, *probe_routes(self.readiness, self.metrics)]
         self.routes = (

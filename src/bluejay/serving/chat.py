@@ -52,6 +52,7 @@ def chat_routes(service: TextService) -> list[Route]:
             refused=REFUSED,
             answer=ChatAnswer,
             streams=True,
+            is_queued=True,
         )
     ]
 

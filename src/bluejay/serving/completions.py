@@ -47,6 +47,7 @@ def completion_routes(service: TextService) -> list[Route]:
             refused=REFUSED,
             answer=CompletionAnswer,
             streams=True,
+            is_queued=True,
         )
     ]
 

@@ -50,6 +50,8 @@ class Shell(Protocol):
 
     def readiness(self) -> ApiError | None: ...
 
+    def require_place(self) -> None: ...
+
     def return_seconds(self) -> int: ...
 
 
@@ -122,6 +124,8 @@ class Exchange:
             raise route
         if route.needs_engine and (problem := shell.readiness()):
             raise problem
+        if route.is_queued:
+            shell.require_place()
         call = Call(
             body=await self._decoded_body(route),
             request=Request(scope),

@@ -50,6 +50,7 @@ def infill_routes(service: TextService) -> list[Route]:
             body=InfillBody,
             refused=REFUSED,
             answer=dict[str, Any],
+            is_queued=True,
         )
     ]
 

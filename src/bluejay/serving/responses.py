@@ -57,6 +57,7 @@ def response_routes(service: TextService) -> list[Route]:
             refused=REFUSED,
             answer=ResponseAnswer,
             streams=True,
+            is_queued=True,
         )
     ]
 

@@ -49,6 +49,7 @@ class Route:
     that clients of this interface know and this server lacks, each with the reason why or what to
     use instead. An optional body may be left out and is then `{}`. `is_open`: no key is needed.
     Without `needs_engine` the route also answers while the engine warms up, drains or has failed.
+    `is_queued`: calls wait in the engine's queue, and are refused unread where it is full.
     `is_probe`: what watches over the server asks it all the time.
     """
 
@@ -64,6 +65,7 @@ class Route:
     streams: bool = False
     is_open: bool = False
     needs_engine: bool = True
+    is_queued: bool = False
     is_probe: bool = False
 
 
