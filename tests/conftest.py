@@ -41,7 +41,7 @@ install_import_hook("bluejay", "function_types.check_function")
 
 # A compiled program takes some dozen mappings of memory, of which Linux gives a process 65,530 and
 # then fails: compiling ends in a segmentation fault.
-MOST_MAPPINGS = 15_000
+MOST_MAPPINGS = 25_000
 
 
 @pytest.fixture(scope="module", autouse=True)
