@@ -87,7 +87,10 @@ def test_each_device_has_its_share_before_and_after_calls(
     assert shares(device._cache) == dict.fromkeys(range(num_devices), share)
     fixed = fixed_numbers(SamplingParams())
     device.decode(
-        [SlotRow(slot=slot, length=1, fixed=fixed) for slot in (0, 2)], CallForm(), num_steps=2
+        [SlotRow(slot=slot, length=1, fixed=fixed) for slot in (0, 2)],
+        CallForm(),
+        num_steps=2,
+        hear=lambda _choices, _is_last: None,
     )
     device.copy(0, 1, 2)
     assert shares(device._cache) == dict.fromkeys(range(num_devices), share)
@@ -104,7 +107,10 @@ def test_no_weight_travels(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr("bluejay.generation.slot_device.decode_rows", spy)
     device.decode(
-        [SlotRow(slot=0, length=1, fixed=fixed_numbers(SamplingParams()))], CallForm(), num_steps=1
+        [SlotRow(slot=0, length=1, fixed=fixed_numbers(SamplingParams()))],
+        CallForm(),
+        num_steps=1,
+        hear=lambda _choices, _is_last: None,
     )
     [text] = texts
     kinds = "all-gather|all-reduce|all-to-all|collective-permute|reduce-scatter"

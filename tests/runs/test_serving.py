@@ -12,13 +12,13 @@ import bluejay
 from bluejay.core.errors import MemoryLimitError, UsageError
 from bluejay.generation.engine_requests import EngineLimits
 from bluejay.generation.runner import Runner
-from bluejay.model.cache import empty_cache
+from bluejay.model.cache import cache_bytes, empty_cache
 from bluejay.model.presets import gptj_config
 from bluejay.runs.language_model import LanguageModel
 from bluejay.runs.serving import ModelServer, ServingPlan, engine_limits
 from bluejay.runs.serving_adapters import load_adapters
 from bluejay.runs.serving_memory import require_memory, slots_bytes
-from bluejay.runs.typed_model import TypedModel
+from bluejay.runs.typed_model import TypedModel, typed_bytes
 from bluejay.text.suggestions import suggest
 from text_models import write_text_model
 
@@ -66,6 +66,19 @@ def test_a_cache_that_does_not_fit_is_refused_with_both_numbers(
     )
     with pytest.raises(MemoryLimitError, match=r"lower --slots or --context\.$"):
         require_memory(CONFIG, EngineLimits(num_slots=1000, context_length=2048), "int8")
+    few = EngineLimits(num_slots=8, context_length=2048)
+    with pytest.raises(MemoryLimitError, match=r"8 slots .* need 0\.1 GB .* 0\.1 GB are free"):
+        require_memory(CONFIG, few, "float32", words_bytes=90_000_000)
+
+
+def test_what_typed_texts_may_take_is_bounded(model: LanguageModel) -> None:
+    """Logits, and keys and values of so many rows of the texts that are read."""
+    runner = model.runner
+    row = cache_bytes(runner.config, positions=128, bytes_per_value=4)
+    assert typed_bytes(runner, most=100) == (64 << 20) + 64 * row
+    words = TypedModel(runner, most=100)
+    assert words._memory is not None
+    assert sum(array.nbytes for array in words._memory._kept._arrays) == 64 * row
 
 
 def test_a_name_stands_for_one_model(model: LanguageModel) -> None:

@@ -15,7 +15,7 @@ from bluejay.model.specs import decoder_specs, parameter_count
 from bluejay.runs.language_model import LanguageModel
 from bluejay.runs.serving_embedder import ModelEmbedder
 from bluejay.runs.serving_memory import require_memory, slots_bytes
-from bluejay.runs.typed_model import MOST_TYPED, TypedModel
+from bluejay.runs.typed_model import MOST_TYPED, TypedModel, typed_bytes
 from bluejay.serving.access import Access
 from bluejay.serving.app import App
 from bluejay.serving.chat import chat_routes
@@ -78,7 +78,13 @@ class ModelServer:
     def __init__(self, model: LanguageModel, plan: ServingPlan) -> None:
         _require_different(plan)
         runner = model.runner
-        require_memory(runner.config, plan.engine, runner.cache_dtype, runner.mesh)
+        require_memory(
+            runner.config,
+            plan.engine,
+            runner.cache_dtype,
+            runner.mesh,
+            words_bytes=typed_bytes(runner, most=MOST_TYPED),
+        )
         self.plan = plan
         self.slots_bytes = slots_bytes(runner.config, plan.engine, runner.cache_dtype)
         self.num_parameters = parameter_count(decoder_specs(model.config))

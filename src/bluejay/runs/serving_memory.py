@@ -20,17 +20,23 @@ def slots_bytes(config: DecoderConfig, limits: EngineLimits, cache_dtype: str) -
 
 
 def require_memory(
-    config: DecoderConfig, limits: EngineLimits, cache_dtype: str, mesh: Mesh | None = None
+    config: DecoderConfig,
+    limits: EngineLimits,
+    cache_dtype: str,
+    mesh: Mesh | None = None,
+    *,
+    words_bytes: int = 0,
 ) -> None:
     """Raise MemoryLimitError if the caches and tables of a server with these limits do not fit.
 
-    Over a mesh each device has its share of the caches, and all of the tables.
+    `words_bytes` are remembered of typed texts. Over a mesh each device has its share of the
+    caches, and all of the tables.
     """
     num_devices = 1 if mesh is None else mesh.size
     one = _row_bytes(config, limits.context_length, cache_dtype)
     tables = (limits.num_slots + 1) * config.vocab_size * _TABLE_BYTES
-    # One more row is for what is read outside the slots: texts to embed, words to suggest.
-    needed = (slots_bytes(config, limits, cache_dtype) + one) // num_devices + tables
+    # One more row is for what is read outside the slots: texts to embed.
+    needed = (slots_bytes(config, limits, cache_dtype) + one) // num_devices + tables + words_bytes
     free = free_bytes(mesh)
     if needed <= free:
         return

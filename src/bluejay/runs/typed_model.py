@@ -22,8 +22,9 @@ MOST_TYPED: Final = 512
 """Tokens of a typed text that a server suggests words from: what stands further back moves them
 little."""
 
-# Texts of so many typists, with what may follow: one of each is asked with every letter.
-_MOST_ROWS: Final = 24
+# Texts of so many typists, with what may follow: one of each is asked with every letter. Of ten, at
+# 24 rows, every second letter had to read again what it had lost (docs/lab-book.md).
+_MOST_ROWS: Final = 64
 # Of keys and values, if all rows were as long as they may be, and of logits.
 _ROW_BYTES: Final = 256 << 20
 _LOGIT_BYTES: Final = 64 << 20
@@ -93,9 +94,23 @@ class _EndRunner:
 
 def num_typed_rows(config: DecoderConfig, cache_dtype: str) -> int:
     """Rows that are remembered of texts as long as the context."""
-    bytes_per_row = cache_bytes(
+    bytes_per_row = _bytes_per_row(config, cache_dtype)
+    return max(FEWEST_ROWS, min(_MOST_ROWS, _ROW_BYTES // bytes_per_row))
+
+
+def typed_bytes(runner: Runner, *, most: int) -> int:
+    """What a `TypedModel` may come to remember, if all texts were as long as they may be."""
+    if not can_remember(runner):
+        return 0
+    length = min(most, runner.config.context_length)
+    config = replace(runner.config, context_length=length)
+    num_rows = num_typed_rows(config, runner.cache_dtype)
+    return num_rows * _bytes_per_row(config, runner.cache_dtype) + _LOGIT_BYTES
+
+
+def _bytes_per_row(config: DecoderConfig, cache_dtype: str) -> int:
+    return cache_bytes(
         config,
         positions=cache_capacity(config.context_length),
         bytes_per_value=jnp.dtype(cache_dtype).itemsize,
     )
-    return max(FEWEST_ROWS, min(_MOST_ROWS, _ROW_BYTES // bytes_per_row))
