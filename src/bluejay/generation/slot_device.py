@@ -40,7 +40,7 @@ from bluejay.generation.slot_rows import (
     row_inputs,
     unpacked_choices,
 )
-from bluejay.generation.step_mail import Call, Hear, mail_size
+from bluejay.generation.step_mail import Hear, hear_steps, mail_size
 from bluejay.kernels.decoding import ResidentBlocks
 from bluejay.mesh.programs import in_order, whole_on
 from bluejay.model.cache import Cache, cache_capacity
@@ -270,13 +270,14 @@ class SlotDevice:
             choices = unpacked_choices(found)
             hear(choices.of_rows(places), True)
             return len(choices.ids)
-        call = Call(
+        return hear_steps(
             found,
+            self._kept,
+            hear,
             num_rows=len(rows),
             size=size,
             num_alternatives=self._forms[form.has_alternatives].num_alternatives,
         )
-        return call.hear_of(self._kept, hear)
 
     @_in_order
     def check(

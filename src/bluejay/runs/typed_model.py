@@ -37,14 +37,13 @@ class TypedModel:
     """
 
     def __init__(self, runner: Runner, *, most: int) -> None:
-        length = min(most, runner.config.context_length)
-        self.config: DecoderConfig = replace(runner.config, context_length=length)
+        self.config = _typed_config(runner, most)
         self._runner = runner
         self._memory: RememberingRunner | None = None
         if can_remember(runner):
             self._memory = RememberingRunner(
                 runner,
-                context_length=length,
+                context_length=self.config.context_length,
                 num_rows=num_typed_rows(self.config, runner.cache_dtype),
                 most_bytes=_LOGIT_BYTES,
             )
@@ -102,10 +101,13 @@ def typed_bytes(runner: Runner, *, most: int) -> int:
     """What a `TypedModel` may come to remember, if all texts were as long as they may be."""
     if not can_remember(runner):
         return 0
-    length = min(most, runner.config.context_length)
-    config = replace(runner.config, context_length=length)
+    config = _typed_config(runner, most)
     num_rows = num_typed_rows(config, runner.cache_dtype)
     return num_rows * _bytes_per_row(config, runner.cache_dtype) + _LOGIT_BYTES
+
+
+def _typed_config(runner: Runner, most: int) -> DecoderConfig:
+    return replace(runner.config, context_length=min(most, runner.config.context_length))
 
 
 def _bytes_per_row(config: DecoderConfig, cache_dtype: str) -> int:
