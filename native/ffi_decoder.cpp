@@ -349,9 +349,12 @@ extern "C" void bluejay_clear_mail(int32_t cache) {
 }
 
 // As `bluejay::Mailbox::wait` has it, or nothing of a cache that is gone.
-extern "C" int64_t bluejay_await_mail(int32_t cache, int64_t seen, int64_t milliseconds) {
+extern "C" int64_t bluejay_await_mail(int32_t cache, int64_t seen, int64_t pause_microseconds,
+                                      int64_t patience_microseconds) {
+  using std::chrono::microseconds;
   const auto mail = mail_of(cache);
-  return mail ? mail->wait(seen, milliseconds) : 0;
+  if (!mail) return 0;
+  return mail->wait(seen, microseconds(pause_microseconds), microseconds(patience_microseconds));
 }
 
 extern "C" int64_t bluejay_decoding_nanoseconds() { return bluejay::decoding_nanoseconds.load(); }

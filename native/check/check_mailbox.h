@@ -28,7 +28,8 @@ inline int wrong_steps(int64_t calls, int64_t steps, int64_t words) {
     std::thread somebody([&] { mail.halt(call % 3 == 0); });
     int64_t seen = 0;
     for (bool is_last = false; !is_last;) {
-      const int64_t found = mail.wait(seen, 1000);
+      const std::chrono::microseconds pause(call % 2 == 0 ? 0 : 20);
+      const int64_t found = mail.wait(seen, pause, std::chrono::seconds(1));
       is_last = found % 2 != 0;
       for (; seen < found / 2; ++seen)
         for (int64_t word = 0; word < words; ++word)

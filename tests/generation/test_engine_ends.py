@@ -1,6 +1,7 @@
 """How requests end that do not end by themselves: cancelled, failed, in a batch that fails."""
 
 import threading
+import time
 from collections import Counter
 from dataclasses import replace
 from typing import Any
@@ -12,7 +13,6 @@ import pytest
 
 from bluejay.core import failpoints
 from bluejay.generation.engine import MOST_RESTARTS, SlotEngine
-from bluejay.generation.engine_pace import CallPace
 from bluejay.generation.engine_requests import (
     EngineRequest,
     EngineStoppedError,
@@ -23,8 +23,12 @@ from bluejay.generation.engine_requests import (
 )
 from bluejay.generation.runner import Runner
 from bluejay.generation.sampling_params import SamplingParams
+from bluejay.generation.slot_device import CallForm, SlotDevice
+from bluejay.generation.slot_rows import SlotRow, fixed_numbers
 from bluejay.kernels.library import cpu_library
+from bluejay.model.presets import gptj_config
 from engine_models import LIMITS, PATIENCE, Client, expected, prompts_of, running, wait_until
+from small_models import drawn_params
 from speculation_models import FAMILIES, params_of, runner_of
 
 pytestmark = pytest.mark.skipif(cpu_library() is None, reason="the kernels are not built")
@@ -101,7 +105,7 @@ def test_a_batch_that_fails_takes_its_own_requests_with_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     with running(RUNNER, limits=replace(LIMITS, num_slots=2)) as engine:
-        fail_at(monkeypatch, "engine-decode@4")
+        fail_at(monkeypatch, "engine-decode@2")
         clients = [Client(engine, replace(REQUEST, sample_index=number)) for number in range(4)]
         endings = [client.wait().ending for client in clients]
         hit = [number for number, ending in enumerate(endings) if isinstance(ending, Failed)]
@@ -262,7 +266,6 @@ def test_a_call_is_short_when_others_wait() -> None:
 
 def test_a_cancelled_request_and_a_new_one_end_a_long_call(monkeypatch: pytest.MonkeyPatch) -> None:
     """Calls here take as many steps as there is room for: who waited for their end would see it."""
-    monkeypatch.setattr(CallPace, "num_steps", lambda _pace, _rows, *, most: most)
     endless, short = replace(REQUEST, max_tokens=450), replace(NOBODY[0], max_tokens=3)
     with running(RUNNER) as engine:
         device, begun, taken = engine._device, threading.Event(), list[int]()
@@ -296,20 +299,21 @@ def test_a_cancelled_request_and_a_new_one_end_a_long_call(monkeypatch: pytest.M
 
 
 def test_words_are_told_while_their_call_runs(monkeypatch: pytest.MonkeyPatch) -> None:
-    """In calls of 16 steps: each word is an event of its own, and one who cancels at the third of
-    a call gets no more, nor does the device go on for it."""
-    monkeypatch.setattr(CallPace, "num_steps", lambda _pace, _rows, *, most: most)
+    """In calls of 16 steps: nearly each word is an event of its own, and one who cancels in the
+    middle of a call gets no more, nor does the device go on for it."""
     monkeypatch.setattr("bluejay.generation.engine.time_apart", lambda _count: 0.0)
+    config = replace(gptj_config(2, 768, 8, rotary_dim=8, vocab_size=97), context_length=512)
+    slow = Runner(drawn_params(config), config=config)  # two milliseconds a step
     endless = replace(REQUEST, max_tokens=450)
     sizes: list[int] = []
 
     def note(client: Client, event: object) -> None:
         if isinstance(event, NewTokens):
             sizes.append(len(event.scores))
-            if len(client.tokens) == 20:
+            if len(client.tokens) >= 20:
                 client.cancel()
 
-    with running(RUNNER) as engine:
+    with running(slow, limits=replace(LIMITS, num_slots=2)) as engine:
         device, taken = engine._device, list[int]()
         decode = device.decode
         monkeypatch.setattr(
@@ -319,21 +323,73 @@ def test_words_are_told_while_their_call_runs(monkeypatch: pytest.MonkeyPatch) -
         )
         other = Client(engine, replace(NOBODY[0], max_tokens=60))
         first = Client(engine, endless, note)
-        assert other.wait().tokens == expected(RUNNER, replace(NOBODY[0], max_tokens=60))
+        assert other.wait().tokens == expected(slow, replace(NOBODY[0], max_tokens=60))
         wait_until(lambda: engine.status().cancelled == 1)
         wait_until(lambda: is_at_rest(engine))
-        assert sizes == [1] * 20
-        assert first.ids == [score.id for score in expected(RUNNER, endless)[:20]]
+        assert np.median(sizes) == 1
+        assert sum(sizes[:-1]) < 20
+        assert first.ids == [score.id for score in expected(slow, endless)[: len(first.ids)]]
         assert max(taken) <= 16
         # The call of its 20th word was cut short: those that were not are as long as they may be.
         assert sum(count not in (1, 16) for count in taken) >= 1
+
+
+def test_who_is_patient_is_told_seldom_and_costs_few_wake_ups(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    requests = [
+        EngineRequest(
+            prompts=[ids], max_tokens=200, sampling=SamplingParams(seed=at), is_patient=True
+        )
+        for at, ids in enumerate(prompts_of([40, 50]))
+    ]
+    with running(RUNNER) as engine:
+        device, heard = engine._device, list[int]()
+        decode = device.decode
+
+        def counted(*given: Any, hear: Any, **named: Any) -> int:
+            def noted(choices: Any, is_last: bool) -> None:
+                heard.append(len(choices.ids))
+                hear(choices, is_last)
+
+            return decode(*given, hear=noted, **named)
+
+        monkeypatch.setattr(device, "decode", counted)
+        begun = time.monotonic()
+        clients = [Client(engine, request) for request in requests]
+        for client, request in zip(clients, requests, strict=True):
+            assert client.wait().tokens == expected(RUNNER, replace(request, is_patient=False))
+        rests = (time.monotonic() - begun) / 0.2
+        for client in clients:
+            words = [event for event in client.events if isinstance(event, NewTokens)]
+            assert len(words[0].scores) == 1
+            assert len(words) <= 3 + rests
+        assert np.median(heard) == 16
+
+
+def test_a_call_ends_itself_with_the_first_row_that_does() -> None:
+    """Nobody needs to listen for that: whose pauses are long loses no step."""
+    device = SlotDevice(
+        RUNNER, allowed=np.ones(RUNNER.config.vocab_size, np.bool_), num_slots=2, context_length=64
+    )
+    device.pause = lambda: 60.0
+    rows = [
+        SlotRow(slot=at, token=5, remaining=most, fixed=fixed_numbers(SamplingParams()))
+        for at, most in enumerate((9, 3))
+    ]
+    heard: list[tuple[int, bool]] = []
+    form = CallForm(is_full=False, has_alternatives=False)
+    taken = device.decode(
+        rows, form, num_steps=8, hear=lambda found, is_last: heard.append((len(found.ids), is_last))
+    )
+    assert taken == 3
+    assert heard == [(3, True)]
 
 
 def test_a_row_that_ends_in_the_middle_of_a_call_ends_the_call(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """By an id that the device does not look for, and with somebody who goes on."""
-    monkeypatch.setattr(CallPace, "num_steps", lambda _pace, _rows, *, most: most)
     whole = expected(RUNNER, replace(NOBODY[1], max_tokens=40))
     stop = next(score.id for at, score in enumerate(whole) if at >= 5)
     place = next(at for at, score in enumerate(whole) if score.id == stop)

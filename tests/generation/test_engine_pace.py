@@ -3,14 +3,13 @@
 from bluejay.generation.engine_pace import (
     CALL_SECONDS,
     HOST_SHARE,
-    HOST_SHARE_OF_LONG,
     MOMENT,
     CallPace,
 )
 
 
-def paced(step: float, host: float, *, rows: int = 1, tells_steps: bool = False) -> CallPace:
-    pace = CallPace(tells_steps=tells_steps)
+def paced(step: float, host: float, *, rows: int = 1) -> CallPace:
+    pace = CallPace()
     for _ in range(9):
         pace.observe_call(rows, steps=2, seconds=CALL_SECONDS + 2 * step)
         pace.observe_host(host)
@@ -50,12 +49,3 @@ def test_a_call_without_steps_says_nothing() -> None:
     pace = CallPace()
     pace.observe_call(1, steps=0, seconds=1.0)
     assert pace.num_steps(1, most=16) == 1
-
-
-def test_calls_that_tell_of_steps_are_as_long_as_the_host_needs() -> None:
-    for step, host in ((0.02, 0.0004), (0.3, 0.01), (0.0008, 0.0001)):
-        count = paced(step, host, tells_steps=True).num_steps(1, most=1000)
-        between = host + CALL_SECONDS
-        assert between / (count * step) <= HOST_SHARE_OF_LONG * 1.0001
-        assert count == 1 or between / ((count - 1) * step) > HOST_SHARE_OF_LONG
-    assert paced(0.0001, 0.01, tells_steps=True).num_steps(1, most=16) == 16

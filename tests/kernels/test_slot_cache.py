@@ -2,6 +2,8 @@
 
 import gc
 import threading
+import time
+from collections.abc import Callable
 from functools import cache, partial
 from typing import Any
 
@@ -168,11 +170,18 @@ def _post_steps(number: Any, count: Any, factor: Any) -> Any:
     return jax.lax.while_loop(lambda now: now[1], take, begin)[0]
 
 
-def mail_of(kept: SlotCache, steps: int, *, factor: int = 1, width: int = 6) -> tuple[Any, Any]:
+def mail_of(
+    kept: SlotCache,
+    steps: int,
+    *,
+    factor: int = 1,
+    width: int = 6,
+    pause: Callable[[], float] = lambda: 0.0,
+) -> tuple[Any, Any]:
     kept.clear_mail()
     factors = jnp.full((2, width // 2), factor, jnp.int32)
     found: Any = _post_steps(jnp.asarray(kept.number), jnp.int32(steps), factors)
-    return found, kept.mail(found.is_ready)
+    return found, kept.mail(found.is_ready, pause=pause)
 
 
 def mailing_cache() -> SlotCache:
@@ -183,9 +192,29 @@ def test_each_step_is_read_as_it_was_posted_and_the_last_one_says_so(native: Lib
     kept = mailing_cache()
     for steps in (1, 8, 3):
         found, mail = mail_of(kept, steps, factor=7)
-        heard = [(numbers.tolist(), is_last) for numbers, is_last in mail]
-        assert heard == [([7 * (at + 1)] * 6, at == steps - 1) for at in range(steps)]
+        parts = [(numbers.tolist(), is_last) for numbers, is_last in mail]
+        heard = [numbers for part, _ in parts for numbers in part]
+        assert heard == [[7 * (at + 1)] * 6 for at in range(steps)]
+        assert [is_last for _, is_last in parts] == [False] * (len(parts) - 1) + [True]
         assert int(found) == steps
+
+
+def test_nobody_is_woken_for_steps_that_he_has_no_use_for_yet(native: Library) -> None:
+    kept = mailing_cache()
+    found, mail = mail_of(kept, 8, pause=lambda: 60.0)
+    [(numbers, is_last)] = list(mail)
+    assert numbers.tolist() == [[at + 1] * 6 for at in range(8)]
+    assert is_last
+    assert int(found) == 8
+
+
+def test_a_pause_ends_with_a_call_that_is_halted(native: Library) -> None:
+    kept = mailing_cache()
+    kept.halt(True)
+    begun = time.monotonic()
+    _, mail = mail_of(kept, 8, pause=lambda: 60.0)
+    assert [(len(numbers), is_last) for numbers, is_last in mail] == [(1, True)]
+    assert time.monotonic() - begun < 30
 
 
 def test_a_reader_sees_a_step_while_the_call_takes_others_and_ends_it(native: Library) -> None:
@@ -214,7 +243,9 @@ def test_a_call_that_posts_too_much_fails_and_its_reader_ends(
     native: Library, steps: int, width: int, heard: int
 ) -> None:
     found, mail = mail_of(mailing_cache(), steps, width=width)
-    assert [is_last for _, is_last in mail] == [False] * heard
+    parts = list(mail)
+    assert sum(len(numbers) for numbers, _ in parts) == heard
+    assert not any(is_last for _, is_last in parts)
     with pytest.raises(REFUSED, match="more steps or choices than there is room for"):
         found.block_until_ready()
 
@@ -224,7 +255,7 @@ def test_mail_of_a_cache_that_is_gone_keeps_nobody_waiting(native: Library) -> N
     number = int(found.number[0])
     del found
     gc.collect()
-    reader = threading.Thread(target=native.await_mail, args=(number, 0), kwargs={"seconds": 60.0})
+    reader = threading.Thread(target=native.await_mail, args=(number, 0), kwargs={"patience": 60.0})
     reader.start()
     reader.join(10)
     assert not reader.is_alive()

@@ -84,7 +84,9 @@ class SlotEngine:
         )
         self._news = News(self._cancel)
         self._apart = 0.0
+        self._readers: Sequence[Sample] = ()
         self._device.meanwhile = lambda: self._news.tell(apart=self._apart)
+        self._device.pause = lambda: self._news.pause(self._readers, apart=self._apart)
         self._calls = DeviceCalls(self._device, allowed=allowed, hear=self._hear)
         if policy is None:
             policy = SchedulingPolicy()
@@ -282,8 +284,8 @@ class SlotEngine:
     def _run(self, step: Step) -> None:
         failpoint("engine-step")
         if isinstance(step, Decode):
-            samples = self._samples_of(step.requests)
-            self._apart = time_apart(len(samples))
+            samples = self._readers = self._samples_of(step.requests)
+            self._apart = time_apart(sum(not sample.request.is_patient for sample in samples))
             most_rows = self._device.most_rows
             for batch in batches_of(samples, most_steps=step.max_steps, most_rows=most_rows):
                 self._try(batch.samples, partial(self._decode, batch))
@@ -316,7 +318,7 @@ class SlotEngine:
             self._calls.run(replace(batch, samples=left))
 
     def _hear(self, outcomes: Sequence[Outcome], is_last: bool) -> None:
-        """What a step brought: told at once, or while the next call runs if this one is over."""
+        """What steps brought: told at once, or while the next call runs if this one is over."""
         self._apply(outcomes)
         if not is_last:
             self._news.tell(apart=self._apart)

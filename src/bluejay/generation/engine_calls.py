@@ -86,7 +86,7 @@ class DeviceCalls:
     ) -> None:
         self._device, self._allowed, self._clock = device, allowed, clock
         self._hear = hear
-        self._pace = CallPace(tells_steps=device.hears_steps)
+        self._pace = CallPace()
         self._ended: float | None = None
         self._alone: tuple[Sample, LoneSample] | None = None
         self._most_alone = 1
@@ -215,10 +215,11 @@ class DeviceCalls:
             is_full=any(sample.form.is_full for sample in running),
             has_alternatives=any(sample.form.has_alternatives for sample in running),
         )
-        most = batch.most_steps
-        if self._device.hears_steps:  # the next call is without those that end
-            most = min(most, *(sample.remaining for sample in running))
-        steps = self._pace.num_steps(len(running), most=most)
+        steps = batch.most_steps
+        if self._device.hears_steps:  # a long call keeps nobody waiting: it ends for whoever comes
+            steps = min(steps, *(sample.remaining for sample in running))
+        else:
+            steps = self._pace.num_steps(len(running), most=steps)
         begun = self._clock()
         if self._ended is not None:
             self._pace.observe_host(begun - self._ended)

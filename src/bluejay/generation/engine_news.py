@@ -1,6 +1,7 @@
 """What listeners have not heard yet. It is told while the device works on something else."""
 
 import logging
+import math
 import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Final
@@ -14,6 +15,10 @@ EVENT_SECONDS: Final = 4e-4
 EVENTS_SHARE: Final = 0.2
 # To a reader, words that are no further apart come as one.
 MOST_APART: Final = 0.03
+# To who is patient: a step's own work for the host is most of what it costs him.
+PATIENT_APART: Final = 0.5
+# Who lacks no more than this share of the time apart hears with the others: it saves a wake-up.
+_SLACK: Final = 0.25
 _LOGGER = logging.getLogger(__name__)
 
 
@@ -41,15 +46,21 @@ class News:
         """To be told next time."""
         self._untold.setdefault(sample, []).append(event)
 
-    def tell(self, *, apart: float = 0.0) -> None:
-        """Tell what is new of each sample: words that come sooner than `apart` seconds after the
-        last ones wait, unless they end it. Who has cancelled hears no more."""
+    def pause(self, samples: Iterable[Sample], *, apart: float) -> float:
+        """Seconds in which none of these, who wait for words, needs to hear of any."""
+        dues = (sample.told_at + _time_apart(sample, apart) for sample in samples)
+        return max(0.0, min(dues, default=-math.inf) - self._clock())
+
+    def tell(self, *, apart: float | None = None) -> None:
+        """Tell what is new of each sample: all of it, or, but for ends, no words sooner than some
+        `apart` seconds after the last ones. Who has cancelled hears no more."""
         now = self._clock()
         for sample in list(self._untold):
             found = self._untold[sample]
             words = [event for event in found if isinstance(event, Outcome)]
             is_end = len(words) < len(found) or words[-1].ending is not None
-            if now < sample.told_at + apart and not is_end:
+            may_wait = apart is not None and not is_end and not sample.is_cancelled
+            if may_wait and now < sample.told_at + (1 - _SLACK) * _time_apart(sample, apart or 0.0):
                 continue
             if words:
                 sample.told_at = now
@@ -65,6 +76,10 @@ class News:
         except Exception:
             _LOGGER.exception("A listener failed; its request is cancelled.")
             self._cancel(sample)
+
+
+def _time_apart(sample: Sample, apart: float) -> float:
+    return PATIENT_APART if sample.request.is_patient else apart
 
 
 def _joined(found: Iterable[EngineEvent | Outcome]) -> Iterator[EngineEvent]:

@@ -1,9 +1,8 @@
-"""How many steps a call of the device takes. No JAX; times are given.
+"""How many steps a call takes that tells of nothing before its end. No JAX; times are given.
 
 Few steps let new requests, cancellations and a reader's next word come soon; many leave the host
-less to do. Calls that tell of each step and end when somebody wants them to take as many as keep
-the host's share small; others last no longer than a moment beside, or than two steps where these
-are short enough for a reader.
+less to do. So a call lasts no longer than a moment, or than two steps where these are short enough
+for a reader.
 """
 
 import math
@@ -15,22 +14,17 @@ from typing import Final
 MOMENT: Final = 0.01
 # Seconds that two steps may take together: to a reader their words come as one.
 PAIR: Final = 0.03
-# Of the time that the host may take between two calls, and where long calls keep nobody waiting.
+# Of the time that the host may take between two calls.
 HOST_SHARE: Final = 0.05
-HOST_SHARE_OF_LONG: Final = 0.02
 # Seconds of a call beside its steps: arguments in, choices out (docs/lab-book.md).
 CALL_SECONDS: Final = 5e-4
 _READINGS = 9
 
 
 class CallPace:
-    """Learns what steps cost for each number of rows, and what the host takes between two calls.
+    """Learns what steps cost for each number of rows, and what the host takes between two calls."""
 
-    `tells_steps`: whether calls tell of each step and end when they are halted.
-    """
-
-    def __init__(self, *, tells_steps: bool = False) -> None:
-        self._tells_steps = tells_steps
+    def __init__(self) -> None:
         self._steps: dict[int, deque[float]] = {}
         self._between: deque[float] = deque(maxlen=_READINGS)
 
@@ -41,8 +35,6 @@ class CallPace:
             return 1
         step = max(median(readings), 1e-6)
         host = CALL_SECONDS + (median(self._between) if self._between else 0.0)
-        if self._tells_steps:
-            return max(1, min(most, math.ceil(host / (HOST_SHARE_OF_LONG * step))))
         wanted, fitting = math.ceil(host / (HOST_SHARE * step)), int(MOMENT / step)
         fitting = max(fitting, 2 if 2 * step <= PAIR else 1)
         return max(1, min(most, wanted, fitting))

@@ -43,7 +43,8 @@ class EngineRequest:
     `max_tokens` 0 only reads the prompt, for its scores. A stop id ends the sample and is not part
     of it. `num_alternatives` likeliest ids come with every choice. `scores_prompt` asks for
     `PromptScores`. Nothing of one `tenant`'s prompts is reused for another's. `adapter` names
-    fine-tuned weights that were loaded at the start.
+    fine-tuned weights that were loaded at the start. Who `is_patient` has no use for words before
+    the end: after the first one they come in large parts.
     """
 
     prompts: Sequence[Sequence[int]]
@@ -57,6 +58,7 @@ class EngineRequest:
     constraint: Constraint | None = None
     tenant: str = ""
     adapter: str | None = None
+    is_patient: bool = False
 
     def __post_init__(self) -> None:
         if not self.prompts:

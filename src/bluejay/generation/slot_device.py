@@ -40,7 +40,7 @@ from bluejay.generation.slot_rows import (
     row_inputs,
     unpacked_choices,
 )
-from bluejay.generation.step_mail import Hear, hear_steps, mail_size
+from bluejay.generation.step_mail import Hear, StepMail, mail_size
 from bluejay.kernels.decoding import ResidentBlocks
 from bluejay.mesh.programs import in_order, whole_on
 from bluejay.model.cache import Cache, cache_capacity
@@ -88,8 +88,9 @@ class SlotDevice:
 
     `allowed` [V] tells which ids may be chosen at all. `adapters` are further parameters of the
     same shapes by name; None names the runner's own. Used by one thread at a time, which calls
-    `meanwhile` whenever the device has begun to work and before it waits for the end; over a mesh,
-    other threads may run other programs there.
+    `meanwhile` whenever the device has begun to work and before it waits for the end, and `pause`
+    for the seconds in which nobody has use for a step that was taken; over a mesh, other threads
+    may run other programs there.
     """
 
     def __init__(
@@ -104,6 +105,7 @@ class SlotDevice:
         self.config, self.num_slots = runner.config, num_slots
         self.capacity = cache_capacity(context_length)
         self.meanwhile: Callable[[], None] = lambda: None
+        self.pause: Callable[[], float] = lambda: 0.0
         self._cache_dtype = runner.cache_dtype
         self.is_kept = isinstance(runner.operands.blocks, ResidentBlocks)
         # Whether a call tells of each step when it is taken, and ends where it is halted.
@@ -245,9 +247,9 @@ class SlotDevice:
         """The number of steps that were taken: fewer, if every row ends before or somebody halts.
         At most `most_rows` rows.
 
-        `hear` is called with their choices [steps, R], and whether that is all: with each step's
-        while the device takes the next one where `hears_steps`, else once. `permitted` [R, V]
-        narrows what is allowed, in a full call of one step.
+        `hear` is called with their choices [steps, R], and whether that is all: while the device
+        takes further steps where `hears_steps`, else once. `permitted` [R, V] narrows what is
+        allowed, in a full call of one step.
         """
         size, places = self._places(rows)
         if permitted is not None:
@@ -270,14 +272,12 @@ class SlotDevice:
             choices = unpacked_choices(found)
             hear(choices.of_rows(places), True)
             return len(choices.ids)
-        return hear_steps(
-            found,
-            self._kept,
-            hear,
+        mail = StepMail(
             num_rows=len(rows),
             size=size,
             num_alternatives=self._forms[form.has_alternatives].num_alternatives,
         )
+        return mail.read(found, self._kept, hear, pause=self.pause)
 
     @_in_order
     def check(

@@ -145,8 +145,9 @@ def decode_rows(
     """Choices and the state: packed, or, over a kept cache, the number of steps alone, of which
     each has posted its choices.
 
-    A row takes its `remaining` steps or ends with a stop id; the call ends when no row goes on, or
-    with the step in which somebody halts calls over a kept cache.
+    A row takes its `remaining` steps or ends with a stop id. The call ends when no row goes on;
+    over a kept cache with the first row that ends, whose place another one may take, or with the
+    step in which somebody halts its calls.
     """
     remaining, num_chosen = rows.column("remaining"), rows.column("num_chosen")
 
@@ -166,7 +167,8 @@ def decode_rows(
             found = noted(found, choices, now.number)
         else:
             assert not isinstance(cache, Cache)
-            goes_on = post_choices(cache, choice_numbers(choices), goes_on)
+            nobody_ended = jnp.all(is_live == now.is_live)
+            goes_on = post_choices(cache, choice_numbers(choices), goes_on & nobody_ended)
         return _Step(
             number=number,
             found=found,
@@ -177,8 +179,7 @@ def decode_rows(
             state=SlotState(cache=cache, tables=tables),
         )
 
-    is_live = remaining > 0
-    posts = not isinstance(state.cache, Cache)
+    is_live, posts = remaining > 0, not isinstance(state.cache, Cache)
     start = _Step(
         number=jnp.zeros((), jnp.int32),
         found=None if posts else no_choices(remaining.shape[0], form.num_alternatives),

@@ -4,6 +4,7 @@ Axes: R rows of a call
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 from bluejay.generation.decode_state import MOST_STEPS
@@ -19,20 +20,28 @@ def mail_size(num_rows: int, num_alternatives: int) -> tuple[int, int]:
     return MOST_STEPS, num_rows * num_choice_numbers(num_alternatives)
 
 
-def hear_steps(
-    found: Any, kept: SlotCache, hear: Hear, *, num_rows: int, size: int, num_alternatives: int
-) -> int:
-    """Tell each step's choices when they are there, and give the number of steps at the end.
+@dataclass(frozen=True, kw_only=True)
+class StepMail:
+    """How a call tells: of `size` rows, of which `num_rows` were asked for, with so many
+    alternatives of each choice."""
 
-    `found` is that number, an array of the call that was begun: of `size` rows, of which `num_rows`
-    were asked for, with so many alternatives of each choice. Raises what the call or `hear` does,
-    when nothing runs any more.
-    """
-    width = num_choice_numbers(num_alternatives)
-    try:
-        for mail, is_last in kept.mail(found.is_ready):
-            choices = host_choices(mail[: size * width].copy().reshape(1, size, width))
-            hear(choices.of_rows(slice(num_rows)), is_last)
-    finally:
-        found.block_until_ready()
-    return int(found)
+    num_rows: int
+    size: int
+    num_alternatives: int
+
+    def read(self, found: Any, kept: SlotCache, hear: Hear, *, pause: Callable[[], float]) -> int:
+        """Tell steps' choices when they are there, and give the number of steps at the end.
+
+        `found` is that number, an array of the call that was begun. Nobody has use for a step for
+        `pause` seconds: those that come meanwhile are told with the next. Raises what the call or
+        `hear` does, when nothing runs any more.
+        """
+        width = num_choice_numbers(self.num_alternatives)
+        try:
+            for mail, is_last in kept.mail(found.is_ready, pause=pause):
+                numbers = mail[:, : self.size * width].reshape(-1, self.size, width)
+                # Copied: the next call's steps go where these are.
+                hear(host_choices(numbers[:, : self.num_rows].copy()), is_last)
+        finally:
+            found.block_until_ready()
+        return int(found)

@@ -109,11 +109,17 @@ class Library:
         """Forget what calls have chosen so far."""
         self._functions.bluejay_clear_mail(ctypes.c_int32(cache))
 
-    def await_mail(self, cache: int, seen: int, *, seconds: float) -> tuple[int, bool]:
-        """Wait until more than `seen` steps have chosen, so long at most: how many have, and
-        whether theirs is the last one."""
+    def await_mail(
+        self, cache: int, seen: int, *, patience: float, pause: float = 0.0
+    ) -> tuple[int, bool]:
+        """Wait until more than `seen` steps have chosen: how many have, and whether theirs is the
+        last one. Not before `pause` seconds are over unless it is, and `patience` longer at most.
+        """
         found = self._functions.bluejay_await_mail(
-            ctypes.c_int32(cache), ctypes.c_int64(seen), ctypes.c_int64(int(1e3 * seconds))
+            ctypes.c_int32(cache),
+            ctypes.c_int64(seen),
+            ctypes.c_int64(int(1e6 * pause)),
+            ctypes.c_int64(int(1e6 * patience)),
         )
         return found // 2, bool(found % 2)
 

@@ -61,20 +61,27 @@ class SlotCache:
         """To be called before a call that posts what it chooses."""
         self._library.clear_mail(self._name)
 
-    def mail(self, has_ended: Callable[[], bool]) -> Iterator[tuple[NDArray[np.int32], bool]]:
-        """What the steps of a call post (`post_choices`), as they do, and whether it is the last.
+    def mail(
+        self, has_ended: Callable[[], bool], *, pause: Callable[[], float] = lambda: 0.0
+    ) -> Iterator[tuple[NDArray[np.int32], bool]]:
+        """What steps of a call post (`post_choices`), a row for each that is new, and whether the
+        last one is among them.
 
-        The numbers stay as they are until the mail is cleared. A call that fails posts no last
-        one: `has_ended` tells of that.
+        Nobody needs to hear of the next step for `pause` seconds, asked before each wait. The
+        numbers stay as they are until the mail is cleared. A call that fails posts no last one:
+        `has_ended` tells of that.
         """
         seen, is_last = 0, False
         while not is_last:
             ended = has_ended()
             count, is_last = self._library.await_mail(
-                self._name, seen, seconds=0 if ended else _PATIENCE
+                self._name,
+                seen,
+                pause=0.0 if ended else min(pause(), _PATIENCE),
+                patience=0.0 if ended else _PATIENCE,
             )
-            for step in range(seen, count):
-                yield self._mail[step], is_last and step == count - 1
+            if count > seen:
+                yield self._mail[seen:count], is_last
             if ended:
                 return
             seen = count

@@ -61,7 +61,7 @@ async def send_whole(
     seconds: float | None,
 ) -> Response:
     """Run the samples, and send what `answer` makes of them."""
-    run.start()
+    run.start(is_whole=True)
     try:
         samples = await until_disconnect(call, run.finished(), seconds=seconds)
     finally:

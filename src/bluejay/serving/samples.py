@@ -128,11 +128,13 @@ class SampleRun:
             cached_tokens=sum(self._cached),
         )
 
-    def start(self) -> "SampleRun":
-        """Put all samples into the engine's queue, or none.
+    def start(self, *, is_whole: bool = False) -> "SampleRun":
+        """Put all samples into the engine's queue, or none. `is_whole`: `finished` reads them.
 
         Raises UsageError, QueueFullError and EngineStoppedError as the engine does.
         """
+        # A stop string is to end the work at once; else nothing needs to be looked at before.
+        self._mailbox.is_patient = is_whole and not self._options.stops
         try:
             for number, sample in enumerate(self._samples):
                 listener = partial(self._mailbox.post, number)
@@ -164,8 +166,6 @@ class SampleRun:
 
     async def finished(self) -> list[FinishedSample]:
         """All samples, whole, by prompt and number. Raises as `deltas`."""
-        # A stop string is to end the work at once; else nothing needs to be looked at before.
-        self._mailbox.is_patient = not self._options.stops
         pieces: dict[tuple[int, int], list[TextPiece]] = {}
         reasons: dict[tuple[int, int], FinishReason] = {}
         async for delta in self.deltas():
@@ -203,6 +203,7 @@ class SampleRun:
             constraint=chain or (options.constraint and options.constraint()),
             tenant=options.tenant,
             adapter=options.adapter,
+            is_patient=self._mailbox.is_patient,
         )
 
     async def _next_letters(self, seconds: float | None) -> "list[_Letter]":
