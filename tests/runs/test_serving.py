@@ -75,10 +75,10 @@ def test_what_typed_texts_may_take_is_bounded(model: LanguageModel) -> None:
     """Logits, and keys and values of so many rows of the texts that are read."""
     runner = model.runner
     row = cache_bytes(runner.config, positions=128, bytes_per_value=4)
-    assert typed_bytes(runner, most=100) == (64 << 20) + 64 * row
+    assert typed_bytes(runner, most=100) == (128 << 20) + 192 * row
     words = TypedModel(runner, most=100)
     assert words._memory is not None
-    assert sum(array.nbytes for array in words._memory._kept._arrays) == 64 * row
+    assert sum(array.nbytes for array in words._memory._kept._arrays) == 192 * row
 
 
 def test_a_name_stands_for_one_model(model: LanguageModel) -> None:

@@ -11,6 +11,7 @@ from bluejay.generation.runner import Runner
 from bluejay.kernels.library import cpu_library
 from bluejay.runs.language_model import LanguageModel
 from bluejay.runs.typed_model import TypedModel
+from bluejay.text.next_tokens import Asking
 from bluejay.text.suggestions import suggest
 from bluejay.text.word_search import WordSearch
 
@@ -44,6 +45,8 @@ class _LeftError(Exception):
 
 class Leaving:
     """A model whose user leaves in the middle of a search."""
+
+    reads_at_once = 4
 
     def __init__(self, model: TypedModel, *, after: int) -> None:
         self.config, self._model, self._left = model.config, model, after
@@ -89,8 +92,8 @@ def test_the_next_letter_of_a_word_asks_the_model_less(
     searches: list[int] = []
     run = WordSearch.run
 
-    def spy(self: WordSearch, **bounds: Any) -> None:
-        run(self, **bounds)
+    def spy(self: WordSearch, **bounds: Any) -> Asking[None]:
+        yield from run(self, **bounds)
         searches.append(self.num_calls)
 
     monkeypatch.setattr(WordSearch, "run", spy)

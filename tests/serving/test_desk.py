@@ -9,7 +9,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 from bluejay.serving.access import make_access
-from bluejay.serving.desk import Desk
+from bluejay.serving.desk import Desk, OneThread
 from bluejay.serving.embeddings import embedding_routes
 from bluejay.serving.limits import DeskLimits, Limits, WaitLimits
 from bluejay.serving.service import TextService
@@ -131,7 +131,7 @@ def test_one_who_leaves_in_the_moment_of_his_turn_does_not_take_it_along() -> No
     gate = threading.Event()
 
     async def run() -> list[int]:
-        desk = Desk(Limits(), "embeddings")
+        desk = Desk(Limits(), "embeddings", OneThread("embeddings"))
         first = asyncio.create_task(desk.turn(gate.wait, tenant="a"))
         leaving = asyncio.create_task(desk.turn(lambda: 2, tenant="b"))
         await asyncio.sleep(0.01)

@@ -1,6 +1,6 @@
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, ClassVar
 
@@ -9,6 +9,7 @@ import pytest
 from bluejay.serving.access import make_access
 from bluejay.serving.limits import DeskLimits
 from bluejay.serving.suggest import suggest_routes
+from bluejay.text.next_tokens import Question
 from bluejay.text.suggestions import suggest
 from serving.live_server import PATIENCE
 from serving.route_server import Client, serve_routes
@@ -175,7 +176,14 @@ def test_bad_bodies(served: tuple[Client, TableWords], body: dict[str, Any], par
 
 def test_a_model_that_remembers_is_asked_for_each_tenant() -> None:
     class Remembering(TableWords):
+        num_at_once = 2
         tenants: ClassVar[dict[str, TableWords]] = {}
+
+        def answers(self, asked: Sequence[tuple[str, Question]]) -> list[Any]:
+            raise AssertionError("only one asks at a time here")
+
+        def recalled(self, tenant: str, question: Question) -> None:
+            return None
 
         def of_tenant(self, tenant: str) -> TableWords:
             return self.tenants.setdefault(tenant, TableWords())

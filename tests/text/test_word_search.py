@@ -1,6 +1,6 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -22,6 +22,7 @@ def test_the_heaviest_come_first_and_equal_ones_in_order(masses: list[float]) ->
 class Foreseeing(RandomModel):
     """Hears what may be asked next."""
 
+    reads_at_once: ClassVar[int] = 4
     foreseen: list[tuple[int, ...]] = field(default_factory=list, init=False)
     asked: list[tuple[int, ...]] = field(default_factory=list, init=False)
 

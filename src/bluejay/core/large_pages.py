@@ -1,17 +1,37 @@
-"""Memory for what is read over and over, in large pages where the system has them.
+"""Memory in pages of a wanted size: large ones for what is read over and over.
 
 With pages of 4 KiB a core that streams through weights asks for a translation every 64 cache lines;
 with pages of 2 MiB it hardly ever does (docs/lab-book.md).
 """
 
+import mmap
+import sys
 from collections.abc import Iterable
-from typing import Any
+from contextlib import suppress
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 ALIGNMENT = 64
 """Bytes: what XLA and the kernels ask of an array that they take as it is."""
+
+# Anonymous memory of a process is its own alone; Windows has no other.
+_PRIVATE: Final[dict[str, int]] = (
+    {} if sys.platform == "win32" else {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS}
+)
+
+
+def small_pages(num_bytes: int) -> NDArray[np.uint8]:
+    """Zeros of which a few bytes here and there are written: only the pages of those take memory.
+
+    NumPy asks for large pages, and the first byte of one makes the system clear 2 MB.
+    """
+    memory = mmap.mmap(-1, max(1, num_bytes), **_PRIVATE)
+    if hasattr(mmap, "MADV_NOHUGEPAGE"):
+        with suppress(OSError):  # a kernel without large pages
+            memory.madvise(mmap.MADV_NOHUGEPAGE)
+    return np.frombuffer(memory, np.uint8)[:num_bytes]
 
 
 def arena_bytes(sizes: Iterable[int]) -> int:

@@ -34,12 +34,12 @@ class OwnedIds(NamedTuple):
 
     def followed_by(self, token: int) -> "OwnedIds":
         """One more, in a single step."""
-        return self._replace(ids=(*self.ids, token))
+        return OwnedIds(self.owner, self.wide, (*self.ids, token))
 
     @property
     def before_step(self) -> "OwnedIds":
         """Without the last id, which was a single step."""
-        return self._replace(ids=self.ids[:-1])
+        return OwnedIds(self.owner, self.wide, self.ids[:-1])
 
     def shared(self, other: "OwnedIds") -> int:
         """How many positions, from the first on, have the same bits."""

@@ -28,26 +28,33 @@ from bluejay.model.cache import cache_capacity
 from bluejay.model.cached_block import keep_cache
 from bluejay.model.config import DecoderConfig
 
-# Steps of one call: four rows of a small model take little longer than one, since its weights are
-# read once.
+# Steps of one call: some rows of a small model take little longer than one, since its weights are
+# read once. More of them where there are rows enough.
 MOST_AT_ONCE: Final = 4
+_MOST_TOGETHER: Final = 8
+# So many may well ask together where there are rows for it.
+_MOST_ASKING: Final = 4
 # Twice as many for steps, and some for prompts.
 FEWEST_ROWS: Final = 2 * MOST_AT_ONCE + 2
+# Of one remembered id of the vocabulary: a logit, and what whoever asks makes of it.
+_REMEMBERED_BYTES: Final = 4 + 8
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True, eq=False)
 class RememberedPrefix:
-    """Ids and the raw logits [V] behind them; it holds no row."""
+    """Ids and the raw logits [V] behind them; it holds no row. `probabilities` is for whoever asks
+    to keep what he makes of the logits."""
 
     ids: OwnedIds
     logits: NDArray[np.float32]
+    probabilities: NDArray[np.float64] | None = None
 
 
 class RememberingRunner:
     """A runner's decoder that reads texts of up to `context_length` tokens, with the same bits.
 
-    Only where `can_remember`. Remembers up to `most_bytes` of logits. Owners share the bounds but
-    nothing that was computed. Threads may call it, one works at a time.
+    Only where `can_remember`. Remembers up to `most_bytes` of logits and probabilities. Owners
+    share the bounds but nothing that was computed. Threads may call it, one works at a time.
     """
 
     def __init__(
@@ -61,34 +68,61 @@ class RememberingRunner:
         self._form = SlotForm(config=runner.config, is_native=runner.is_native)
         self._capacity = cache_capacity(context_length)
         self._kept = keep_cache(
-            runner.config, rows=num_rows, capacity=self._capacity, dtype=runner.cache_dtype
+            runner.config,
+            rows=num_rows,
+            capacity=self._capacity,
+            dtype=runner.cache_dtype,
+            is_sparse=True,
         )
         self._number: Any = self._kept.number  # NumPy's: JAX takes it faster than it makes one
-        num_loose = max(2 * MOST_AT_ONCE, num_rows // 3)
+        num_loose = max(2 * MOST_AT_ONCE, num_rows // 2)
         self._rows = RememberedRows(num_rows, num_loose=num_loose)
         self._fixed = fixed_numbers(SamplingParams())
-        self._logits: OrderedDict[OwnedIds, NDArray[np.float32]] = OrderedDict()
-        self._most_logits = max(MOST_AT_ONCE, most_bytes // (4 * self.config.vocab_size))
+        self._known: OrderedDict[OwnedIds, RememberedPrefix] = OrderedDict()
+        one = _REMEMBERED_BYTES * self.config.vocab_size
+        self._most_known = max(MOST_AT_ONCE, most_bytes // one)
+        # Numbers of rows that programs have.
+        self._sizes = [1, MOST_AT_ONCE]
+        if num_loose >= 2 * _MOST_TOGETHER and self._most_known >= 2 * _MOST_TOGETHER:
+            self._sizes.append(_MOST_TOGETHER)
+        self.reads_at_once = self._sizes[-1]
+        self.num_at_once = _MOST_ASKING if self.reads_at_once > MOST_AT_ONCE else 1
         self._lock = threading.Lock()
 
     def of_tenant(self, tenant: str) -> "TenantRunner":
         """What one tenant asks, who shares no memory with others."""
         return TenantRunner(self, tenant)
 
-    def after_prompt(self, wanted: OwnedIds) -> RememberedPrefix:
-        """The logits behind a prompt that fits the context."""
+    def after(
+        self, prompts: Sequence[OwnedIds], steps: Sequence[Sequence[OwnedIds]]
+    ) -> list[RememberedPrefix]:
+        """The logits behind prompts, and behind the first of each of these steps; all fit the
+        context. The other steps are likely to be asked next: where a call is needed, it runs for
+        as many of them as there is room for."""
+        firsts = [*prompts, *(wanted[0] for wanted in steps)]
+        guesses = [ids for wanted in steps for ids in wanted[1:]]
+        found: list[RememberedPrefix] = []
         with self._lock:
-            if wanted not in self._logits:
-                self._remember(wanted, self._read(wanted)[1])
-            return self._recalled(wanted)
+            for number, ids in enumerate(firsts, start=1):
+                if ids not in self._known:
+                    others = [*firsts[number:], *guesses]
+                    self._take_steps(ids, others, firm=frozenset(prompts))
+                # At once: the next call may take its place.
+                found.append(self._recalled(ids))
+        return found
 
-    def after_steps(self, wanted: Sequence[OwnedIds]) -> RememberedPrefix:
-        """The logits behind the first of these; if a call is needed for it, it runs for the others
-        too. The last id of each is a step that fits the context. At most MOST_AT_ONCE."""
+    def recalled(self, ids: OwnedIds) -> RememberedPrefix | None:
+        """What `after` gives of them if no call is needed."""
         with self._lock:
-            if wanted[0] not in self._logits:
-                self._take_steps([ids for ids in wanted if ids not in self._logits])
-            return self._recalled(wanted[0])
+            return self._recalled(ids) if ids in self._known else None
+
+    def require_room(self, length: int) -> None:
+        """UsageError for more tokens than the context has."""
+        if length > self.config.context_length:
+            raise UsageError(
+                f"{length} tokens exceed the context of {self.config.context_length} tokens:"
+                " shorten the text."
+            )
 
     def warm_up(self) -> None:
         """Run all programs once. An engine of the same decoder has the same ones."""
@@ -96,16 +130,17 @@ class RememberingRunner:
         with self._lock:
             for size in (*(size for size in CHUNK_SIZES if size <= longest), 1):
                 self._run_pieces((0,) * size, row=0, pieces=[(0, size)])
-            self._run_steps([self._step_row(0, row=row, begin=0) for row in range(MOST_AT_ONCE)])
+            for size in self._sizes[1:]:
+                self._run_steps([self._step_row(0, row=row, begin=0) for row in range(size)])
 
     def _recalled(self, ids: OwnedIds) -> RememberedPrefix:
-        self._logits.move_to_end(ids)
-        return RememberedPrefix(ids=ids, logits=self._logits[ids])
+        self._known.move_to_end(ids)
+        return self._known[ids]
 
     def _remember(self, ids: OwnedIds, logits: NDArray[np.float32]) -> None:
-        self._logits[ids] = logits
-        if len(self._logits) > self._most_logits:
-            self._logits.popitem(last=False)
+        self._known[ids] = RememberedPrefix(ids=ids, logits=logits)
+        if len(self._known) > self._most_known:
+            self._known.popitem(last=False)
 
     def _read(self, wanted: OwnedIds) -> tuple[int, NDArray[np.float32]]:
         """A row that holds the ids, and the logits behind them."""
@@ -118,19 +153,26 @@ class RememberingRunner:
         self._rows.hold(row, wanted)
         return row, logits
 
-    def _take_steps(self, wanted: Sequence[OwnedIds]) -> None:
-        places = []
-        for ids in wanted:
-            before = ids.before_step
-            source = self._rows.row_of(before)
-            if source is None and ids is wanted[0]:
-                source, _ = self._read(before)
-            if source is not None:  # of guesses, only those that take no call of their own
-                places.append((ids, source))
-        # From now on no row that is copied is given away: there are twice as many loose ones.
+    def _take_steps(
+        self, first: OwnedIds, others: Sequence[OwnedIds], *, firm: frozenset[OwnedIds]
+    ) -> None:
+        """Run the first of these for certain, and others as long as there is room in the call; the
+        `firm` ones are prompts."""
+        if self._source(first, firm) is None:
+            before = first if first in firm else first.before_step
+            self._remember(before, self._read(before)[1])
+            if before is first:
+                return
+        wanted = OrderedDict.fromkeys([first, *others])
+        places = [
+            (ids, source)
+            for ids in wanted
+            if ids not in self._known and (source := self._source(ids, firm)) is not None
+        ][: self._sizes[-1]]
+        # From now on no row that is copied is given away: there are twice as many.
         rows = []
         for ids, source in places:
-            row = self._rows.take(is_loose=True)
+            row = self._rows.take(is_loose=ids not in firm)
             self._kept.copy(source, row, len(ids.ids) - 1)
             rows.append(self._step_row(ids.ids[-1], row=row, begin=len(ids.ids) - 1))
         found = self._run_steps(rows)
@@ -138,6 +180,15 @@ class RememberingRunner:
             self._rows.hold(step.slot, ids)
             # A copy: the others may be forgotten sooner.
             self._remember(ids, logits.copy())
+
+    def _source(self, ids: OwnedIds, firm: frozenset[OwnedIds]) -> int | None:
+        """A row, now the last used, that holds all of these but the last id."""
+        if ids not in firm:
+            return self._rows.row_of(ids.before_step)
+        if len(ids.ids) == ids.wide:  # the last one has the bits of its chunk
+            return None
+        row, shared = self._rows.nearest(ids)
+        return row if shared >= len(ids.ids) - 1 > 0 else None
 
     def _step_row(self, token: int, *, row: int, begin: int) -> SlotRow:
         return SlotRow(slot=row, token=token, length=begin, fixed=self._fixed)
@@ -150,8 +201,7 @@ class RememberingRunner:
 
     def _peek(self, rows: Sequence[SlotRow], state: SlotState) -> tuple[Array, SlotState]:
         self.num_calls += 1
-        # Two programs, of one row and of the most.
-        size = 1 if len(rows) == 1 else MOST_AT_ONCE
+        size = next(size for size in self._sizes if size >= len(rows))
         inputs = row_inputs(rows, size=size, places=range(len(rows)))
         found: tuple[Array, SlotState] = peek_rows(
             self.runner.operands, inputs, state=state, form=self._form
@@ -188,17 +238,15 @@ class RememberingRunner:
 
 
 class TenantRunner:
-    """What one tenant asks. Implements `text.word_search.NextTokens`."""
+    """What one tenant asks. Implements `text.next_tokens.NextTokens` and `SeveralAtOnce`."""
 
     def __init__(self, shared: RememberingRunner, tenant: str) -> None:
         self._shared, self._tenant = shared, tenant
-        self.config = shared.config
+        self.config, self.reads_at_once = shared.config, shared.reads_at_once
 
     def start(self, ids: Sequence[int], *, reserve: int = 0) -> RememberedPrefix:
         """As `Runner.start`, for the logits."""
-        self._shared.runner.require_fit(ids, reserve)
-        self._require_room(len(ids) + reserve)
-        return self._shared.after_prompt(OwnedIds.of_prompt(self._tenant, ids))
+        return self._shared.after([self.prompt(ids, reserve)], [])[0]
 
     def branch(self, prefix: RememberedPrefix, token: int) -> RememberedPrefix:
         """As `Runner.branch`, for the logits."""
@@ -206,17 +254,20 @@ class TenantRunner:
 
     def branch_first(self, wanted: Sequence[tuple[RememberedPrefix, int]]) -> RememberedPrefix:
         """`branch` of the first; the others, the likeliest to be asked next, may run with it."""
-        steps = wanted[:MOST_AT_ONCE]
-        require_ids([token for _, token in steps], self.config)
-        self._require_room(max(len(prefix.ids.ids) for prefix, _ in steps) + 1)
-        return self._shared.after_steps([prefix.ids.followed_by(token) for prefix, token in steps])
+        return self._shared.after([], [self.steps(wanted)])[0]
 
-    def _require_room(self, length: int) -> None:
-        if length > self.config.context_length:
-            raise UsageError(
-                f"{length} tokens exceed the context of {self.config.context_length} tokens:"
-                " shorten the text."
-            )
+    def prompt(self, ids: Sequence[int], reserve: int) -> OwnedIds:
+        """The ids of `start`, which are looked at."""
+        self._shared.runner.require_fit(ids, reserve)
+        self._shared.require_room(len(ids) + reserve)
+        return OwnedIds.of_prompt(self._tenant, ids)
+
+    def steps(self, wanted: Sequence[tuple[RememberedPrefix, int]]) -> list[OwnedIds]:
+        """The ids of `branch_first`, which are looked at."""
+        wanted = wanted[: self.reads_at_once]
+        require_ids([token for _, token in wanted], self.config)
+        self._shared.require_room(max(len(prefix.ids.ids) for prefix, _ in wanted) + 1)
+        return [prefix.ids.followed_by(token) for prefix, token in wanted]
 
 
 def can_remember(runner: Runner) -> bool:

@@ -14,7 +14,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from bluejay.core.large_pages import ALIGNMENT
+from bluejay.core.large_pages import ALIGNMENT, small_pages
 from bluejay.kernels.library import Library, library
 
 # Between two looks whether a call that posts nothing has failed.
@@ -26,7 +26,9 @@ class SlotCache:
 
     `mail` are the most steps of a call over it and the most numbers that one of them posts.
 
-    Pages that nothing was written to take no memory. It is let go with this object, which must live
+    Pages that nothing was written to take no memory. Large ones are faster to read, but the first
+    positions of a row take many of them: not where it `is_sparse`, with many rows that hold little
+    and are often others. It is let go with this object, which must live
     until the last program that has its number has run: later ones are refused.
     """
 
@@ -37,15 +39,17 @@ class SlotCache:
         rows: int,
         heads: tuple[int, int, int],
         dtype: DTypeLike,
+        is_sparse: bool = False,
         mail: tuple[int, int] = (0, 0),
     ) -> None:
         found = library()
         assert found is not None, "only the native library has such caches"
         self._library = found
         stored, shape = np.dtype(dtype), (rows, layers, *heads)
-        self._arrays = [_aligned(shape, stored) for _ in range(2)]
+        self._arrays = [_aligned(shape, stored, is_sparse) for _ in range(2)]
         if stored == np.int8:
-            self._arrays += [_aligned(shape[:-1], np.dtype(np.float32)) for _ in range(2)]
+            scales = np.dtype(np.float32)
+            self._arrays += [_aligned(shape[:-1], scales, is_sparse) for _ in range(2)]
         self._mail = np.zeros(mail, np.int32)
         sizes = (layers, rows, *heads)
         self._name = found.keep_cache(stored.itemsize, sizes, self._arrays, mail=self._mail)
@@ -93,9 +97,11 @@ class SlotCache:
             array[target, :, :, :length] = array[source, :, :, :length]
 
 
-def _aligned(shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
-    # Not zeros: of those NumPy asks no large pages. What was not written is not read.
+def _aligned(shape: tuple[int, ...], dtype: np.dtype[Any], is_sparse: bool) -> NDArray[Any]:
+    # What was not written is not read. Memory of NumPy's has large pages.
     length = math.prod(shape) * dtype.itemsize
+    if is_sparse:
+        return small_pages(length).view(dtype).reshape(shape)
     memory = np.empty(length + ALIGNMENT, np.uint8)
     begin = -memory.ctypes.data % ALIGNMENT
     return memory[begin : begin + length].view(dtype).reshape(shape)

@@ -106,6 +106,7 @@ def keep_cache(
     rows: int,
     capacity: int,
     dtype: DTypeLike,
+    is_sparse: bool = False,
     mail: tuple[int, int] = (0, 0),
 ) -> SlotCache:
     """A cache of so many sequences of `capacity` positions that the native library keeps."""
@@ -114,6 +115,7 @@ def keep_cache(
         rows=rows,
         heads=(config.num_kv_heads, capacity, config.head_dim),
         dtype=dtype,
+        is_sparse=is_sparse,
         mail=mail,
     )
 

@@ -16,7 +16,7 @@ from bluejay.generation.remembering_runner import (
 from bluejay.generation.runner import Runner
 from bluejay.model.cache import cache_bytes, cache_capacity
 from bluejay.model.config import DecoderConfig
-from bluejay.text.word_search import NextTokens
+from bluejay.text.next_tokens import Branch, NextTokens, Question, Start, answer
 
 MOST_TYPED: Final = 512
 """Tokens of a typed text that a server suggests words from: what stands further back moves them
@@ -24,16 +24,17 @@ little."""
 
 # Texts of so many typists, with what may follow: one of each is asked with every letter. Of ten, at
 # 24 rows, every second letter had to read again what it had lost (docs/lab-book.md).
-_MOST_ROWS: Final = 64
-# Of keys and values, if all rows were as long as they may be, and of logits.
-_ROW_BYTES: Final = 256 << 20
-_LOGIT_BYTES: Final = 64 << 20
+_MOST_ROWS: Final = 192
+# Of keys and values, if all rows were as long as they may be, and of logits and probabilities.
+_ROW_BYTES: Final = 512 << 20
+_LOGIT_BYTES: Final = 128 << 20
 
 
 class TypedModel:
     """A runner that reads only the last `most` tokens of a text, and remembers what it read.
 
-    It asks the runner itself where kernels keep no cache. Implements `NextTokens`, for one owner.
+    It asks the runner itself where kernels keep no cache. Implements `NextTokens`, for one owner,
+    and `serving.searches.SharedModel`.
     """
 
     def __init__(self, runner: Runner, *, most: int) -> None:
@@ -49,6 +50,11 @@ class TypedModel:
             )
         self._own = self.of_tenant("")
 
+    @property
+    def num_at_once(self) -> int:
+        """Searches that may ask in turn: without a memory each holds much of the runner's."""
+        return 1 if self._memory is None else self._memory.num_at_once
+
     def of_tenant(self, tenant: str) -> NextTokens:
         """The model as one tenant asks it: what was typed hastens no other's answers."""
         if self._memory is None:
@@ -61,10 +67,38 @@ class TypedModel:
     def branch(self, prefix: Any, token: int) -> Any:
         return self._own.branch(prefix, token)
 
+    @property
+    def reads_at_once(self) -> int:
+        """Paths that a question may name."""
+        return 1 if self._memory is None else self._memory.reads_at_once
+
     def branch_first(self, wanted: Sequence[tuple[Any, int]]) -> Any:
+        return answer(self._own, Branch(wanted))
+
+    def answers(self, asked: Sequence[tuple[str, Question]]) -> list[Any]:
+        """What each tenant's model answers, in common calls where there is a memory."""
         if self._memory is None:
-            return self._own.branch(*wanted[0])
-        return self._memory.of_tenant("").branch_first(wanted)
+            return [answer(self.of_tenant(tenant), question) for tenant, question in asked]
+        prompts, steps = [], []
+        for tenant, question in asked:
+            own = self._memory.of_tenant(tenant)
+            if isinstance(question, Start):
+                prompts.append(own.prompt(question.ids, question.reserve))
+            else:
+                steps.append(own.steps(question.wanted))
+        found = iter(self._memory.after(prompts, steps))
+        of_prompts = [next(found) for _ in prompts]
+        both = iter(of_prompts), found
+        return [next(both[isinstance(question, Branch)]) for _, question in asked]
+
+    def recalled(self, tenant: str, question: Question) -> Any | None:
+        """The answer, if it is remembered."""
+        if self._memory is None:
+            return None
+        own = self._memory.of_tenant(tenant)
+        if isinstance(question, Start):
+            return self._memory.recalled(own.prompt(question.ids, question.reserve))
+        return self._memory.recalled(own.steps(question.wanted[:1])[0])
 
     def warm_up_runs(self) -> list[Callable[[], None]]:
         """What compiles all programs, piece by piece."""

@@ -1,32 +1,53 @@
-"""Work beside the engine: one thread, a bounded queue before it, tenants in turn."""
+"""Work beside the engine: a bounded queue before few workers, tenants in turn."""
 
 import asyncio
 from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from typing import TypeVar
+from typing import Generic, Protocol, TypeVar
 
 from bluejay.serving.errors import queue_full
 from bluejay.serving.limits import Limits
 
 Result = TypeVar("Result")
+Work = TypeVar("Work", contravariant=True)
+Made = TypeVar("Made")
 
 
-class Desk:
-    """Gives pieces of calls to its thread, one at a time. Used on the event loop.
+class Workers(Protocol[Work, Made]):
+    """Who does the work, `num_at_once` pieces at the same time."""
 
-    `name` is a field of `DeskLimits`: at most so many calls are let in, the one that is being
-    worked on among them. Tenants take turns by pieces, so that many texts of one do not stop
-    another's single one.
+    @property
+    def num_at_once(self) -> int: ...
+
+    def submit(self, work: Work) -> "Future[Made]": ...
+
+
+class OneThread:
+    """Calls functions, one after the other."""
+
+    num_at_once = 1
+
+    def __init__(self, name: str) -> None:
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix=f"bluejay-{name}")
+
+    def submit(self, work: Callable[[], Result]) -> "Future[Result]":
+        return self._thread.submit(work)
+
+
+class Desk(Generic[Work, Made]):
+    """Gives pieces of calls to its workers. Used on the event loop.
+
+    `name` is a field of `DeskLimits`: at most so many calls are let in, those that are being worked
+    on among them. Tenants take turns by pieces, so that many texts of one do not stop another's
+    single one.
     """
 
-    def __init__(self, limits: Limits, name: str) -> None:
-        self._limits, self._name = limits, name
-        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix=f"bluejay-{name}")
+    def __init__(self, limits: Limits, name: str, workers: Workers[Work, Made]) -> None:
+        self._limits, self._name, self._workers = limits, name, workers
         self._waiting: dict[str, deque[asyncio.Future[None]]] = {}
-        self._num_calls = 0
-        self._is_busy = False
+        self._num_calls, self._num_free = 0, workers.num_at_once
 
     @contextmanager
     def place(self) -> Iterator[None]:
@@ -46,20 +67,20 @@ class Desk:
         finally:
             self._num_calls -= 1
 
-    async def turn(self, work: Callable[[], Result], *, tenant: str) -> Result:
+    async def turn(self, work: Work, *, tenant: str) -> Made:
         """What `work` gives when the tenant's turn has come.
 
-        Cancelled before, it never begins; cancelled while it runs, the thread is taken until it
-        ends. ApiError 503 for a turn that does not come in time.
+        Cancelled before, it never begins; cancelled while it runs, a worker is taken until it ends.
+        ApiError 503 for a turn that does not come in time.
         """
         await self._wait(tenant)
-        running = self._thread.submit(work)
+        running = self._workers.submit(work)
         loop = asyncio.get_running_loop()
         running.add_done_callback(lambda _: self._free_from(loop))
         return await asyncio.wrap_future(running)
 
     async def _wait(self, tenant: str) -> None:
-        """Return when the thread is this call's."""
+        """Return when a worker is this call's."""
         ticket: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting.setdefault(tenant, deque()).append(ticket)
         self._call_next()
@@ -85,15 +106,15 @@ class Desk:
                 del self._waiting[tenant]
 
     def _call_next(self) -> None:
-        """The thread goes to the tenant who has waited for it longest."""
-        while self._waiting and not self._is_busy:
+        """A worker goes to the tenant who has waited for it longest."""
+        while self._waiting and self._num_free:
             tenant = next(iter(self._waiting))
             line = self._waiting.pop(tenant)
             ticket = line.popleft()
             if line:
                 self._waiting[tenant] = line  # behind all others
             if not ticket.done():  # else its call was cancelled, and is to leave in a moment
-                self._is_busy = True
+                self._num_free -= 1
                 ticket.set_result(None)
 
     def _free_from(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -101,5 +122,5 @@ class Desk:
             loop.call_soon_threadsafe(self._free)
 
     def _free(self) -> None:
-        self._is_busy = False
+        self._num_free += 1
         self._call_next()

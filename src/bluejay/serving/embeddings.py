@@ -1,7 +1,7 @@
 """`POST /v1/embeddings`: the model's last hidden states as vectors of length 1."""
 
 import base64
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Annotated, Any, Literal, Protocol
 
@@ -11,7 +11,7 @@ from msgspec import Meta
 from numpy.typing import NDArray
 from starlette.responses import Response
 
-from bluejay.serving.desk import Desk
+from bluejay.serving.desk import Desk, OneThread
 from bluejay.serving.errors import ApiError
 from bluejay.serving.prompts import read_prompts
 from bluejay.serving.routes import Call, Route, StrictBody, json_answer
@@ -81,14 +81,18 @@ class EmbeddingsAnswer(msgspec.Struct, frozen=True, kw_only=True):
     usage: EmbeddingsUsage
 
 
+EmbeddingDesk = Desk[Callable[[], NDArray[np.float32]], NDArray[np.float32]]
+
+
 def embedding_routes(service: TextService, embedder: Embedder) -> list[Route]:
     """The route that makes vectors."""
+    desk: EmbeddingDesk = Desk(service.limits, "embeddings", OneThread("embeddings"))
     return [
         Route(
             method="POST",
             path="/v1/embeddings",
             summary="Vectors of texts.",
-            handler=partial(_embed, service, embedder, Desk(service.limits, "embeddings")),
+            handler=partial(_embed, service, embedder, desk),
             body=EmbeddingsBody,
             answer=EmbeddingsAnswer,
         )
@@ -96,7 +100,7 @@ def embedding_routes(service: TextService, embedder: Embedder) -> list[Route]:
 
 
 async def _embed(
-    service: TextService, embedder: Embedder, desk: Desk, call: Call[EmbeddingsBody]
+    service: TextService, embedder: Embedder, desk: EmbeddingDesk, call: Call[EmbeddingsBody]
 ) -> Response:
     body = call.body
     adapter = service.adapter_of(body.model)
@@ -125,7 +129,7 @@ async def _embed(
 
 async def _vectors(
     call: Call[Any],
-    desk: Desk,
+    desk: EmbeddingDesk,
     make: "partial[NDArray[np.float32]]",
     inputs: Sequence[Sequence[int]],
 ) -> list[NDArray[np.float32]]:

@@ -1,27 +1,25 @@
 """`POST /v1/suggest`: the next words, as a keyboard shows them while one types."""
 
 import asyncio
-import threading
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Annotated, Any, Final, Literal, Protocol, runtime_checkable
+from typing import Annotated, Final, Literal
 
 import msgspec
 from msgspec import Meta
 from starlette.responses import Response
 
 from bluejay.core.errors import BluejayError
-from bluejay.model.config import DecoderConfig
 from bluejay.serving.desk import Desk
 from bluejay.serving.errors import ApiError
 from bluejay.serving.limits import Limits
 from bluejay.serving.routes import Call, Route, StrictBody, json_answer
+from bluejay.serving.searches import Search, Searches
 from bluejay.serving.service import TextService
 from bluejay.serving.sse import until_disconnect
-from bluejay.text.suggestions import LEAST_PROBABILITY, MAX_CALLS, Suggestion, suggest
-from bluejay.text.word_search import NextTokens, SeveralAtOnce
+from bluejay.text.next_tokens import Asking, NextTokens
+from bluejay.text.suggestions import MAX_CALLS, SearchBounds, Suggestion, suggesting
 
 MAX_WORDS: Final = 20
 MOST_CALLS: Final = 128
@@ -97,16 +95,9 @@ class SuggestAnswer(msgspec.Struct, frozen=True, kw_only=True):
     suggestions: list[SuggestedWord]
 
 
-@runtime_checkable
-class RememberingModel(Protocol):
-    """A model that answers a tenant sooner what the same tenant, and no other, asked before."""
-
-    def of_tenant(self, tenant: str) -> NextTokens: ...
-
-
 def suggest_routes(service: TextService, model: NextTokens) -> list[Route]:
-    """The route that suggests words; `model` is asked by one thread at a time, and for each tenant
-    by itself if it is a RememberingModel."""
+    """The route that suggests words; `model` is asked by one thread, for several searches in turn
+    if it is a `SharedModel`."""
     return [
         Route(
             method="POST",
@@ -132,45 +123,12 @@ class SupersededError(ApiError):
         )
 
 
-class _CancelledError(Exception):
-    """Raised inside the search, by the thread that works."""
-
-
 @dataclass(kw_only=True, eq=False)
 class Job:
     """One request, while it waits or runs."""
 
-    cancelled: threading.Event = field(default_factory=threading.Event)
+    search: Search
     superseded: asyncio.Event = field(default_factory=asyncio.Event)
-
-
-class _CancellableModel:
-    """The model, which refuses once its job is cancelled: after at most one more call."""
-
-    def __init__(self, model: NextTokens, job: Job) -> None:
-        self._model, self._job = model, job
-
-    @property
-    def config(self) -> DecoderConfig:
-        return self._model.config
-
-    def start(self, ids: Sequence[int], *, reserve: int = 0) -> Any:
-        self._check()
-        return self._model.start(ids, reserve=reserve)
-
-    def branch(self, prefix: Any, token: int) -> Any:
-        self._check()
-        return self._model.branch(prefix, token)
-
-    def branch_first(self, wanted: Sequence[tuple[Any, int]]) -> Any:
-        self._check()
-        if isinstance(self._model, SeveralAtOnce):
-            return self._model.branch_first(wanted)
-        return self._model.branch(*wanted[0])
-
-    def _check(self) -> None:
-        if self._job.cancelled.is_set():
-            raise _CancelledError
 
 
 class Typists:
@@ -180,41 +138,29 @@ class Typists:
     """
 
     def __init__(self, model: NextTokens, limits: Limits) -> None:
-        self._model = model
-        self._desk = Desk(limits, "suggestions")
+        self._desk = Desk(limits, "suggestions", Searches(model))
         self._jobs: dict[tuple[str, str], Job] = {}
         self._sequences: OrderedDict[tuple[str, str], int] = OrderedDict()
 
     async def run(
-        self,
-        work: Callable[[NextTokens], list[Suggestion]],
-        *,
-        tenant: str,
-        session: str | None,
-        sequence: int | None,
+        self, search: Search, *, session: str | None, sequence: int | None
     ) -> list[Suggestion]:
-        """What `work` finds. SupersededError if a later request of the session comes before."""
-        job = Job()
-        key = None if session is None else (tenant, session)
+        """What the search finds. SupersededError if a later request of the session comes before."""
+        job = Job(search=search)
+        key = None if session is None else (search.tenant, session)
         if key is not None:
             self._replace(key, job, sequence)
         try:
             with self._desk.place():
-                return await self._wait(job, work, tenant)
+                return await self._wait(job)
         finally:
-            job.cancelled.set()
+            search.is_cancelled.set()
             if key is not None and self._jobs.get(key) is job:
                 del self._jobs[key]
 
-    def _model_of(self, tenant: str) -> NextTokens:
-        model = self._model
-        return model.of_tenant(tenant) if isinstance(model, RememberingModel) else model
-
-    async def _wait(
-        self, job: Job, work: Callable[[NextTokens], list[Suggestion]], tenant: str
-    ) -> list[Suggestion]:
-        search = partial(work, _CancellableModel(self._model_of(tenant), job))
-        finding = asyncio.create_task(self._desk.turn(search, tenant=tenant))
+    async def _wait(self, job: Job) -> list[Suggestion]:
+        turn = self._desk.turn(job.search, tenant=job.search.tenant)
+        finding = asyncio.create_task(turn)
         waiting = asyncio.create_task(job.superseded.wait())
         try:
             await asyncio.wait((finding, waiting), return_when=asyncio.FIRST_COMPLETED)
@@ -239,7 +185,7 @@ class Typists:
                 self._sequences.popitem(last=False)
         if before := self._jobs.get(key):
             before.superseded.set()
-            before.cancelled.set()
+            before.search.is_cancelled.set()
         self._jobs[key] = job
 
 
@@ -254,12 +200,13 @@ async def _suggest(service: TextService, typists: Typists, call: Call[SuggestBod
     _check_session(body)
     service.limits.request.check("prompt_characters", len(body.text), param="text")
 
-    def search(model: NextTokens) -> list[Suggestion]:
-        return suggest(
-            model, service.tokenizer, body.text, k=k, max_calls=max_calls, least=LEAST_PROBABILITY
-        )
+    bounds = SearchBounds(k=k, max_calls=max_calls)
 
-    work = typists.run(search, tenant=call.tenant, session=body.session, sequence=body.sequence)
+    def asking(model: NextTokens) -> Asking[list[Suggestion]]:
+        return suggesting(model, service.tokenizer, body.text, bounds)
+
+    search = Search(asking=asking, tenant=call.tenant)
+    work = typists.run(search, session=body.session, sequence=body.sequence)
     try:
         found = await until_disconnect(call, work)
     except BluejayError as error:

@@ -8,10 +8,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bluejay.core.errors import UsageError
+from bluejay.model.config import DecoderConfig
 from bluejay.text.conventions import conventions_of
+from bluejay.text.next_tokens import Asking, NextTokens, SeveralAtOnce, answered
 from bluejay.text.prompt import fit_context
 from bluejay.text.typed_text import TypedText, typed_text
-from bluejay.text.word_search import NextTokens, WordSearch
+from bluejay.text.word_search import WordSearch
 from bluejay.text.words import token_words
 from bluejay.vocab.tokenizer import Tokenizer
 
@@ -66,17 +68,36 @@ def suggest(
     inserted; the two apostrophes and the two ways to write "é" count as one spelling. `max_calls`
     None follows every path of up to 24 tokens, which only tiny vocabularies allow.
     """
+    bounds = SearchBounds(k=k, max_calls=max_calls, least=least)
+    return answered(suggesting(model, tokenizer, text, bounds), model)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchBounds:
+    """As `suggest` has them."""
+
+    k: int = 5
+    max_calls: int | None = MAX_CALLS
+    least: float = LEAST_PROBABILITY
+
+
+def suggesting(
+    model: NextTokens, tokenizer: Tokenizer, text: str, bounds: SearchBounds
+) -> Asking[list[Suggestion]]:
+    """`suggest` for whoever has the model answer its questions himself."""
+    config = model.config
+    k, max_calls, least = bounds.k, bounds.max_calls, bounds.least
     if k < 1 or (max_calls is not None and max_calls < 1):
         raise UsageError(f"k and max_calls must be at least 1, not {k} and {max_calls}.")
-    longest_path = min(_LONGEST_PATH, model.config.context_length // 2)
+    longest_path = min(_LONGEST_PATH, config.context_length // 2)
     search = WordSearch(
-        model,
         token_words(tokenizer),
-        _shortened(typed_text(tokenizer, text), tokenizer, model, longest_path),
-        allowed=_allowed(tokenizer, model.config.vocab_size),
+        _shortened(typed_text(tokenizer, text), tokenizer, config, longest_path),
+        allowed=_allowed(tokenizer, config.vocab_size),
         longest_path=longest_path,
+        reads_at_once=model.reads_at_once if isinstance(model, SeveralAtOnce) else 1,
     )
-    search.run(num_words=k, least=least, max_calls=max_calls)
+    yield from search.run(num_words=k, least=least, max_calls=max_calls)
     return [item for item in _ranked(search)[:k] if item.probability >= least]
 
 
@@ -86,11 +107,11 @@ def _allowed(tokenizer: Tokenizer, vocab_size: int) -> NDArray[np.bool_]:
 
 
 def _shortened(
-    typed: TypedText, tokenizer: Tokenizer, model: NextTokens, longest_path: int
+    typed: TypedText, tokenizer: Tokenizer, config: DecoderConfig, longest_path: int
 ) -> TypedText:
     head = fit_context(
         typed.head,
-        context_length=model.config.context_length,
+        context_length=config.context_length,
         max_tokens=longest_path,
         policy="trim",
         num_kept=len(conventions_of(tokenizer).document_start),

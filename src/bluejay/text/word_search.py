@@ -1,18 +1,22 @@
-"""Best-first search over the token paths that may follow a typed text."""
+"""Best-first search over the token paths that may follow a typed text.
+
+A search asks and does not call: it is a generator of questions to a model, so that whoever runs
+several of them may answer what they ask next in one call.
+"""
 
 import heapq
 import unicodedata
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import count, islice
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bluejay.core.errors import DataError
-from bluejay.model.config import DecoderConfig
+from bluejay.text.next_tokens import Asking, Branch, Start
 from bluejay.text.typed_text import TypedText
 from bluejay.text.words import State, TokenWords, incomplete_end
 
@@ -21,36 +25,14 @@ from bluejay.text.words import State, TokenWords, incomplete_end
 _KEPT_PREFIXES = 8
 
 _SORTED_FIRST = 32
+_STATES = tuple(State)
 
-# A path and its likely followers, where the model may read them in one call.
-_READ_AT_ONCE = 4
-_LEAST_SHARE = 0.25
+# Guesses weigh at least this share of the path that is asked for.
+_LEAST_SHARE = 0.1
 
 # While a path may still spell the typed text in another way, it counts as if it did and lowers
 # every probability by its share of all mass.
 _UNREAD_SHARE = 0.01
-
-
-class NextTokens(Protocol):
-    """What is asked of a model; `bluejay.generation.runner.Runner` has it.
-
-    `start` and `branch` give an object whose `logits` [V] are those of the next token.
-    """
-
-    @property
-    def config(self) -> DecoderConfig: ...
-
-    def start(self, ids: Sequence[int], *, reserve: int = 0) -> Any: ...
-
-    def branch(self, prefix: Any, token: int) -> Any: ...
-
-
-@runtime_checkable
-class SeveralAtOnce(Protocol):
-    """A model that may read several paths in one call."""
-
-    def branch_first(self, wanted: Sequence[tuple[Any, int]]) -> Any:
-        """`branch` of the first; the others are likely to be asked for next."""
 
 
 @dataclass(kw_only=True, slots=True, eq=False)
@@ -131,22 +113,22 @@ class WordSearch:
 
     After `run`, `found` has the mass of every word by what would be appended to the typed text,
     `total` is an upper bound of all mass, and `next_word` tells next words from completions.
+    Where the model `reads_at_once` more than one path, questions name some that may be next.
     """
 
     def __init__(
         self,
-        model: NextTokens,
         words: TokenWords,
         typed: TypedText,
         *,
         allowed: NDArray[np.bool_],
         longest_path: int,
+        reads_at_once: int = 1,
     ) -> None:
         self.found: dict[str, dict[str, float]] = {}
         self.next_word: bool | None = None if typed.word else True
         self.num_calls = 0
-        self._model, self._words, self._typed = model, words, typed
-        self._several = model if isinstance(model, SeveralAtOnce) else None
+        self._words, self._typed, self._reads_at_once = words, typed, reads_at_once
         self._allowed, self._longest_path = allowed, longest_path
         self._ids = np.arange(len(words.token_bytes), dtype=np.int32)
         self._kept: deque[Path] = deque()
@@ -171,7 +153,7 @@ class WordSearch:
         )
         self._push(iter([root]))
 
-    def run(self, *, num_words: int, least: float, max_calls: int | None) -> None:
+    def run(self, *, num_words: int, least: float, max_calls: int | None) -> Asking[None]:
         """Explore until no path left weighs as much as the last of `num_words` words or the share
         `least` of all, or the calls are used up; with None until no path is left."""
         while True:
@@ -182,7 +164,7 @@ class WordSearch:
                 return
             if max_calls is not None and self._is_settled(num_words, least):
                 return
-            self._expand_heaviest()
+            yield from self._expand_heaviest()
 
     @property
     def total(self) -> float:
@@ -216,13 +198,13 @@ class WordSearch:
             for ended, continued in self._undecided:
                 self._take(ended, continued)
 
-    def _expand_heaviest(self) -> None:
+    def _expand_heaviest(self) -> Asking[None]:
         _, _, path, siblings = heapq.heappop(self._frontier)
         self._push_next(siblings)
         if path.depth >= self._longest_path:
             self._given_up.append(path)
             return
-        masses = path.mass * self._next_probabilities(path)
+        masses = path.mass * (yield from self._next_probabilities(path))
         if path.uncovered:
             parts, ids, shapes = self._words.covering(path.uncovered)
             for child in self._partial_children(path, masses, parts):
@@ -304,7 +286,7 @@ class WordSearch:
                 uncovered=b"",
                 text=text,
                 used=complete + len(characters.encode()) if used[index] else path.used,
-                state=State(states[index]),
+                state=_STATES[states[index]],
                 is_open=is_open,
             )
 
@@ -339,19 +321,28 @@ class WordSearch:
         """Paths that are probably expanded soon after this one, of those whose parents are read."""
         found = []
         least = max(self._least_mass, _LEAST_SHARE * path.mass)
-        for _, _, first, siblings in heapq.nsmallest(_READ_AT_ONCE, self._frontier):
+        most = self._reads_at_once - 1
+        for _, _, first, siblings in heapq.nsmallest(most + 1, self._frontier):
             if first.mass > least:
-                found += [first, *siblings.ahead(_READ_AT_ONCE - 2)]
+                found += [first, *siblings.ahead(most - 1)]
         found = [other for other in found if other.mass > least and _is_ready(other)]
-        return heapq.nlargest(_READ_AT_ONCE - 1, found, key=lambda other: other.mass)
+        return heapq.nlargest(most, found, key=lambda other: other.mass)
 
-    def _next_probabilities(self, path: Path) -> NDArray[np.float64]:
-        raw = np.asarray(self._prefix(path).logits)
+    def _next_probabilities(self, path: Path) -> Asking[NDArray[np.float64]]:
+        prefix = yield from self._prefix(path)
+        known: NDArray[np.float64] | None = getattr(prefix, "probabilities", None)
+        if known is None:
+            known = self._probabilities(np.asarray(prefix.logits), path.depth)
+            if hasattr(prefix, "probabilities"):
+                prefix.probabilities = known
+        return known
+
+    def _probabilities(self, raw: NDArray[Any], depth: int) -> NDArray[np.float64]:
         logits: NDArray[np.float64] = np.where(self._allowed, raw, -np.inf).astype(np.float64)
         largest = np.max(logits)
         if not np.isfinite(largest):
             raise DataError(
-                f"The model gives {largest} as the largest logit after {path.depth} tokens of a "
+                f"The model gives {largest} as the largest logit after {depth} tokens of a "
                 "continuation, so its weights are damaged: load them again from their source."
             )
         logits -= largest
@@ -359,23 +350,23 @@ class WordSearch:
         weights /= weights.sum()
         return weights
 
-    def _prefix(self, path: Path) -> Any:
+    def _prefix(self, path: Path) -> Asking[Any]:
         if path.prefix is None:
             self.num_calls += 1
             if path.parent is None:
-                path.prefix = self._model.start(self._typed.head, reserve=self._longest_path)
+                path.prefix = yield Start(self._typed.head, self._longest_path)
                 return path.prefix
-            path.prefix = self._branch(self._prefix(path.parent), path)
+            before = yield from self._prefix(path.parent)
+            path.prefix = yield Branch(self._wanted(before, path))
             self._kept.append(path)
             if len(self._kept) > _KEPT_PREFIXES:
                 self._kept.popleft().prefix = None
         return path.prefix
 
-    def _branch(self, prefix: Any, path: Path) -> Any:
-        if self._several is None:
-            return self._model.branch(prefix, path.token)
-        wanted = [(prefix, path.token)]
-        for other in self._likely_next(path):
-            assert other.parent is not None
-            wanted.append((other.parent.prefix, other.token))
-        return self._several.branch_first(wanted)
+    def _wanted(self, before: Any, path: Path) -> list[tuple[Any, int]]:
+        wanted = [(before, path.token)]
+        if self._reads_at_once > 1:
+            for other in self._likely_next(path):
+                assert other.parent is not None
+                wanted.append((other.parent.prefix, other.token))
+        return wanted
