@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from bluejay.core.errors import UsageError
 from bluejay.generation.prompt_chunks import CHUNK_SIZES
+from bluejay.generation.pulse import Pulse
 from bluejay.generation.remembered_rows import OwnedIds, RememberedRows
 from bluejay.generation.runner import Runner, require_ids
 from bluejay.generation.sampling_params import SamplingParams
@@ -55,7 +56,7 @@ class RememberingRunner:
     ) -> None:
         assert can_remember(runner)
         assert num_rows >= FEWEST_ROWS
-        self.runner, self.num_calls = runner, 0
+        self.runner, self.num_calls, self.pulse = runner, 0, Pulse()
         self.config: DecoderConfig = replace(runner.config, context_length=context_length)
         # Shared with an engine's programs, whose configuration is the decoder's own.
         self._form = SlotForm(config=runner.config, is_native=runner.is_native)
@@ -77,7 +78,7 @@ class RememberingRunner:
 
     def after_prompt(self, wanted: OwnedIds) -> RememberedPrefix:
         """The logits behind a prompt that fits the context."""
-        with self._lock:
+        with self._lock, self.pulse.piece():
             if wanted not in self._logits:
                 self._remember(wanted, self._read(wanted)[1])
             return self._recalled(wanted)
@@ -85,7 +86,7 @@ class RememberingRunner:
     def after_steps(self, wanted: Sequence[OwnedIds]) -> RememberedPrefix:
         """The logits behind the first of these; if a call is needed for it, it runs for the others
         too. The last id of each is a step that fits the context. At most MOST_AT_ONCE."""
-        with self._lock:
+        with self._lock, self.pulse.piece():
             if wanted[0] not in self._logits:
                 self._take_steps([ids for ids in wanted if ids not in self._logits])
             return self._recalled(wanted[0])
