@@ -56,7 +56,7 @@ def changed_files() -> list[Path]:
 
     A file that was replaced by another of its name, or removed, is read as it was.
     """
-    return [file.path for file in tuple(_in_use.values()) if _is_changed(file)]
+    return [file.path for file in _in_use.copy().values() if _is_changed(file)]
 
 
 def _is_changed(file: _File) -> bool:
