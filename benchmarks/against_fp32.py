@@ -31,7 +31,7 @@ from numpy.typing import NDArray
 
 from bluejay.checkpoints.locate import locate
 from bluejay.checkpoints.model_files import open_model
-from bluejay.kernels.library import VARIABLE
+from bluejay.kernels.library_file import VARIABLE
 from bluejay.runs.doctor import look_at_machine
 from bluejay.text.conventions import conventions_of
 

@@ -28,7 +28,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bluejay.kernels.library import VARIABLE, library
+from bluejay.kernels.library import library
+from bluejay.kernels.library_file import VARIABLE
 from bluejay.kernels.products import Precision, native_products
 from bluejay.model.params import stack_blocks
 from bluejay.model.specs import decoder_specs, initialize, parameter_count, stacked_specs

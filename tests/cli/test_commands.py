@@ -86,6 +86,7 @@ OPTIONS = {
         "--drain-timeout",
         "--dtype",
         "--grammar-timeout",
+        "--hang-timeout",
         "--header-timeout",
         "--host",
         "--keep-alive-timeout",

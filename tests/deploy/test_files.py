@@ -74,6 +74,7 @@ def test_kubernetes_services_reach_the_port_that_is_served() -> None:
 
 def test_systemd_and_docker_wait_longer_than_the_server_drains() -> None:
     unit = (FOLDER / "bluejay.service").read_text()
+    assert re.search(r"^Restart=on-failure$", unit, re.M), "a hung server ends with status 70"
     [stop] = re.findall(r"^TimeoutStopSec=(\d+)$", unit, re.M)
     [start] = re.findall(r"^TimeoutStartSec=(\d+)$", unit, re.M)
     [wait] = re.findall(r"ready\.py --wait (\d+)$", unit, re.M)

@@ -12,6 +12,7 @@ from starlette.responses import Response
 from starlette.types import Message
 
 from bluejay.serving.connection import Connection
+from bluejay.serving.lifecycle import Lifecycle
 from bluejay.serving.limits import Limits
 from bluejay.serving.record import RequestRecord
 from bluejay.serving.routes import Call, Route
@@ -201,7 +202,7 @@ def test_the_end_is_told_once_even_if_the_stream_never_began() -> None:
         raise OSError("the line is dead")
 
     async def run() -> None:
-        connection = Connection(gone, stopping=asyncio.Event(), limits=Limits())
+        connection = Connection(gone, lifecycle=Lifecycle(), limits=Limits())
         call = Call(
             body=None,
             request=Request({"type": "http", "headers": []}),

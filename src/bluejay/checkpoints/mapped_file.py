@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from bluejay.checkpoints.files_in_use import use_file
 from bluejay.checkpoints.refusal import refusal
 
 _KINDS = (
@@ -24,7 +25,8 @@ _KINDS = (
 
 
 class MappedFile:
-    """The bytes of one file; every access is checked against the size it had when opened.
+    """The bytes of one file; every access is checked against the size it had when opened. A file
+    that is cut later ends the process where it is touched (`files_in_use`).
 
     Views share the mapping and keep it alive, so `close` only drops this object's hold on it.
     """
@@ -33,7 +35,8 @@ class MappedFile:
         self.path = path
         descriptor = _open_regular(path)
         try:
-            self.size = os.fstat(descriptor).st_size
+            found = os.fstat(descriptor)
+            self.size = found.st_size
             if self.size == 0:
                 raise refusal(path, "the file is empty; download or copy it again")
             self._map = mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ)
@@ -43,6 +46,8 @@ class MappedFile:
         finally:
             os.close(descriptor)
         self._bytes: NDArray[np.uint8] = np.frombuffer(self._map, np.uint8)
+        address = self._bytes.ctypes.data
+        self._end_of_use = use_file(path, found, mapping=self._map, address=address)
         self._recent: tuple[int, int] | None = None
 
     def view(self, offset: int, length: int) -> NDArray[np.uint8]:
@@ -81,6 +86,7 @@ class MappedFile:
             self._map.close()
         except BufferError:
             return  # views are still in use; the mapping goes with them
+        self._end_of_use()
 
     def _release_recent(self) -> None:
         if self._recent is None or not hasattr(mmap, "MADV_DONTNEED"):

@@ -29,5 +29,7 @@ LIMIT_WORDS: Final = {
     "--request-timeout": "how long a request may take in all",
     "--drain-timeout": "how long requests may go on when the server stops",
     "--ping-interval": "after how long a silent stream says that it lives",
+    "--hang-timeout": "how long a call of the device may take before the server ends itself, or"
+    " ten times as long as usual",
 }
 """By flag of `bluejay.serving.limits`."""

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 from bluejay.cli.loading import parameter_words
 from bluejay.cli.serve_lan import lan_address, qr_code
 from bluejay.cli.serve_options import Place
+from bluejay.cli.serve_watch import ServerWatch
 from bluejay.cli.status import Status, size_words
 from bluejay.cli.terminal import is_terminal, styled
 from bluejay.core.errors import BluejayError, UsageError
@@ -21,7 +22,9 @@ if TYPE_CHECKING:
 
 # For a program of the engine to end that nothing can interrupt.
 _STOP_SECONDS: Final = 10.0
+# Between two looks at it, while it warms up and later.
 _LOOK_SECONDS: Final = 0.1
+_WATCH_SECONDS: Final = 1.0
 
 
 class Session:
@@ -73,10 +76,13 @@ class Session:
             self._status.live(f"Warming up: {done} of {total} programs (kept for later runs)")
 
     def _watch(self, listening: Listening) -> None:
-        """Say when it is ready, and end the server when its engine has given up: who watches over
-        the process starts it again."""
+        """Say when it is ready, and end the server when its engine has given up or hangs: who
+        watches over the process starts it again."""
         begun, is_ready = time.monotonic(), False
-        while not self._is_over.wait(_LOOK_SECONDS):
+        watch = ServerWatch(self._server, listening)
+        while not self._is_over.wait(_WATCH_SECONDS if is_ready else _LOOK_SECONDS):
+            if is_ready:
+                watch.look()
             status = self._server.engine.status()
             if status.is_failed:
                 self._end_status()

@@ -31,6 +31,7 @@ from bluejay.generation.engine_requests import (
     Listener,
 )
 from bluejay.generation.engine_samples import Outcome, Sample
+from bluejay.generation.pulse import Pulse
 from bluejay.generation.runner import Runner, require_ids
 from bluejay.generation.scheduled_steps import (
     CopyPrefix,
@@ -75,6 +76,7 @@ class SlotEngine:
     ) -> None:
         require_context(limits.context_length, runner)
         self._limits = limits
+        self.pulse = Pulse()  # of the steps; nothing of the warm-up
         self._device = SlotDevice(
             runner,
             allowed=allowed,
@@ -263,7 +265,8 @@ class SlotEngine:
         step = self._next_step()
         if step is None:
             return False
-        self._run(step)
+        with self.pulse.piece():
+            self._run(step)
         return True
 
     def _next_step(self) -> Step | None:

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from bluejay.core.errors import UsageError
 from bluejay.generation.prompt_chunks import CHUNK_SIZES
+from bluejay.generation.pulse import Pulse
 from bluejay.generation.remembered_rows import OwnedIds, RememberedRows
 from bluejay.generation.runner import Runner, require_ids
 from bluejay.generation.sampling_params import SamplingParams
@@ -62,7 +63,7 @@ class RememberingRunner:
     ) -> None:
         assert can_remember(runner)
         assert num_rows >= FEWEST_ROWS
-        self.runner, self.num_calls = runner, 0
+        self.runner, self.num_calls, self.pulse = runner, 0, Pulse()
         self.config: DecoderConfig = replace(runner.config, context_length=context_length)
         # Shared with an engine's programs, whose configuration is the decoder's own.
         self._form = SlotForm(config=runner.config, is_native=runner.is_native)
@@ -102,7 +103,7 @@ class RememberingRunner:
         firsts = [*prompts, *(wanted[0] for wanted in steps)]
         guesses = [ids for wanted in steps for ids in wanted[1:]]
         found: list[RememberedPrefix] = []
-        with self._lock:
+        with self._lock, self.pulse.piece():
             for number, ids in enumerate(firsts, start=1):
                 if ids not in self._known:
                     others = [*firsts[number:], *guesses]

@@ -2,8 +2,6 @@
 
 import ctypes
 import functools
-import importlib.util
-import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,11 +11,15 @@ import jax
 import numpy as np
 from numpy.typing import NDArray
 
-# "off", one of the instruction sets below, or a library's file (*.so) in place of the installed
-# one: for tests and measurements.
-VARIABLE = "BLUEJAY_KERNELS"
+from bluejay.kernels.library_file import (
+    VARIABLE,
+    is_cut_short,
+    is_file_wished,
+    library_file,
+    wish,
+)
+
 INSTRUCTION_SETS = ("portable", "avx2", "avx512", "avx512_bf16", "neon")
-_MODULE = "bluejay.kernels._kernels"
 _TARGETS = (
     "bluejay_matmul",
     "bluejay_layer_norm",
@@ -40,7 +42,7 @@ class Library:
     """The loaded library and what it found out about the processor."""
 
     def __init__(self, file: Path) -> None:
-        if _is_cut_short(file):
+        if is_cut_short(file):
             raise OSError(f"{file.name} is cut short")
         self._functions = ctypes.CDLL(str(file))
         self._functions.bluejay_instruction_set.restype = ctypes.c_char_p
@@ -162,11 +164,10 @@ def library_status() -> str:
 
 @functools.cache
 def _found() -> tuple[Library | None, str]:
-    wish = os.environ.get(VARIABLE, "")
-    if wish == "off":
+    wished = wish()
+    if wished == "off":
         return None, f"switched off by {VARIABLE}=off"
-    is_file = wish.endswith(".so")
-    file = Path(wish).absolute() if is_file else _installed_file()
+    is_file, file = is_file_wished(), library_file()
     if file is None:
         return None, (
             "not built: install a C++ compiler (Debian and Ubuntu: apt install g++), then install "
@@ -175,31 +176,10 @@ def _found() -> tuple[Library | None, str]:
     try:
         found = Library(file)
     except (OSError, AttributeError) as error:
-        remedy = f"look at {VARIABLE}={wish}" if is_file else "install Bluejay again"
+        remedy = f"look at {VARIABLE}={wished}" if is_file else "install Bluejay again"
         return None, f"cannot be loaded ({error}): {remedy}"
-    if wish and not is_file and not found.force(wish):
+    if wished and not is_file and not found.force(wished):
         return None, (
-            f"{VARIABLE}={wish} is none of {', '.join(INSTRUCTION_SETS)}, or not this processor's"
+            f"{VARIABLE}={wished} is none of {', '.join(INSTRUCTION_SETS)}, or not this processor's"
         )
     return found, ""
-
-
-def _is_cut_short(file: Path) -> bool:
-    """True of a 64-bit ELF file that ends before its table of sections, which stands last.
-
-    A full disk leaves such files; to load one kills the process (SIGBUS) without a word.
-    """
-    with open(file, "rb") as opened:
-        header = opened.read(64)
-    if header[:5] != b"\x7fELF\x02":
-        return False  # what the loader refuses by itself, or another system's format
-    table, entry, count = (
-        int.from_bytes(header[begin:end], "little") for begin, end in ((40, 48), (58, 60), (60, 62))
-    )
-    return table + entry * count > file.stat().st_size
-
-
-def _installed_file() -> Path | None:
-    # The import system finds it, for an editable install keeps it apart from the sources.
-    spec = importlib.util.find_spec(_MODULE)
-    return None if spec is None or spec.origin is None else Path(spec.origin)

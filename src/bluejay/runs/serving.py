@@ -7,6 +7,7 @@ from bluejay.core.errors import UsageError
 from bluejay.generation.compile_count import num_compiled_anywhere
 from bluejay.generation.engine import SlotEngine
 from bluejay.generation.engine_requests import EngineLimits, EngineStatus
+from bluejay.generation.pulse import Pulse
 from bluejay.generation.runner import Runner
 from bluejay.mesh.programs import bytes_per_device
 from bluejay.model.config import DecoderConfig
@@ -127,6 +128,15 @@ class ModelServer:
 
         num_compiled_anywhere()
         self.engine.start(report)
+
+    @property
+    def pulses(self) -> dict[str, Pulse]:
+        """Of all that calls the device once the server is ready, by what it is called."""
+        return {
+            "The engine": self.engine.pulse,
+            "What makes embeddings": self._embedder.pulse,
+            "What suggests words": self._words.pulse,
+        }
 
     def status(self) -> EngineStatus:
         """The engine's, where programs that other threads compile count too."""

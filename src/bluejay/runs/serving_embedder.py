@@ -7,6 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bluejay.generation.hidden_states import HiddenStates
+from bluejay.generation.prompt_chunks import chunks
+from bluejay.generation.pulse import Pulse
 from bluejay.generation.runner import Runner
 from bluejay.serving.embeddings import Pooling
 
@@ -20,7 +22,7 @@ class ModelEmbedder:
             for name, runner in runners.items()
         }
         self._width = runners[None].config.embed_dim
-        self._turn = threading.Lock()
+        self._turn, self.pulse = threading.Lock(), Pulse()
 
     @property
     def width(self) -> int:
@@ -35,5 +37,5 @@ class ModelEmbedder:
         self, ids: Sequence[int], *, pooling: Pooling, tenant: str, adapter: str | None
     ) -> NDArray[np.float32]:
         """As the interface says. Nothing is kept of a text, for whichever tenant."""
-        with self._turn:
+        with self._turn, self.pulse.piece(parts=max(1, len(chunks(len(ids))))):
             return self._states[adapter].pooled(ids, pooling=pooling)

@@ -8,6 +8,7 @@ from typing import Any, Final
 import jax.numpy as jnp
 
 from bluejay.generation.prompt_chunks import CHUNK_SIZES
+from bluejay.generation.pulse import Pulse
 from bluejay.generation.remembering_runner import (
     FEWEST_ROWS,
     RememberingRunner,
@@ -40,6 +41,7 @@ class TypedModel:
     def __init__(self, runner: Runner, *, most: int) -> None:
         self.config = _typed_config(runner, most)
         self._runner = runner
+        self.pulse = Pulse()
         self._memory: RememberingRunner | None = None
         if can_remember(runner):
             self._memory = RememberingRunner(
@@ -48,6 +50,7 @@ class TypedModel:
                 num_rows=num_typed_rows(self.config, runner.cache_dtype),
                 most_bytes=_LOGIT_BYTES,
             )
+            self.pulse = self._memory.pulse
         self._own = self.of_tenant("")
 
     @property
@@ -58,7 +61,7 @@ class TypedModel:
     def of_tenant(self, tenant: str) -> NextTokens:
         """The model as one tenant asks it: what was typed hastens no other's answers."""
         if self._memory is None:
-            return _EndRunner(self._runner, self.config)
+            return _EndRunner(self._runner, self.config, self.pulse)
         return self._memory.of_tenant(tenant)
 
     def start(self, ids: Sequence[int], *, reserve: int = 0) -> Any:
@@ -113,16 +116,22 @@ class TypedModel:
 
 
 class _EndRunner:
-    """A runner with a context of fewer tokens."""
+    """A runner with a context of fewer tokens, which waits for what it is asked."""
 
-    def __init__(self, runner: Runner, config: DecoderConfig) -> None:
-        self.config, self._runner = config, runner
+    def __init__(self, runner: Runner, config: DecoderConfig, pulse: Pulse) -> None:
+        self.config, self._runner, self._pulse = config, runner, pulse
 
     def start(self, ids: Sequence[int], *, reserve: int = 0) -> Any:
-        return self._runner.start(ids, reserve=reserve)
+        with self._pulse.piece():
+            found = self._runner.start(ids, reserve=reserve)
+            found.logits.block_until_ready()
+        return found
 
     def branch(self, prefix: Any, token: int) -> Any:
-        return self._runner.branch(prefix, token)
+        with self._pulse.piece():
+            found = self._runner.branch(prefix, token)
+            found.logits.block_until_ready()
+        return found
 
 
 def num_typed_rows(config: DecoderConfig, cache_dtype: str) -> int:

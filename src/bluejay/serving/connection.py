@@ -5,16 +5,17 @@ from contextlib import suppress
 
 from starlette.types import Receive
 
-from bluejay.serving.errors import ApiError, ClientGoneError, unavailable
+from bluejay.serving.errors import ApiError, ClientGoneError
+from bluejay.serving.lifecycle import Lifecycle
 from bluejay.serving.limits import Limits
 
 
 class Connection:
     """The line to one client, for the length of one call, once its body has been read."""
 
-    def __init__(self, receive: Receive, *, stopping: asyncio.Event, limits: Limits) -> None:
+    def __init__(self, receive: Receive, *, lifecycle: Lifecycle, limits: Limits) -> None:
         self._receive = receive
-        self._stopping = stopping
+        self._lifecycle = lifecycle
         self._end: asyncio.Task[ApiError] | None = None
         self.limits = limits
 
@@ -34,12 +35,12 @@ class Connection:
 
     async def _wait_for_end(self) -> ApiError:
         gone = asyncio.create_task(self._wait_for_hang_up())
-        stopped = asyncio.create_task(self._stopping.wait())
+        stopped = asyncio.create_task(self._lifecycle.stopping.wait())
         try:
             await asyncio.wait((gone, stopped), return_when=asyncio.FIRST_COMPLETED)
             if gone.done():
                 return ClientGoneError()
-            return unavailable("The server stopped before the answer was complete.", code="stopped")
+            return self._lifecycle.last_words()
         finally:
             gone.cancel()
             stopped.cancel()

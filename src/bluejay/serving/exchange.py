@@ -69,9 +69,7 @@ class Exchange:
         self._extra: dict[str, str] = {"x-request-id": self._record.id}
         self._route: Route | None = None
         self._status = 0
-        self._connection = Connection(
-            receive, stopping=shell.lifecycle.stopping, limits=shell.limits
-        )
+        self._connection = Connection(receive, lifecycle=shell.lifecycle, limits=shell.limits)
 
     async def run(self) -> None:
         """Answer. Nothing is raised, and one line is logged."""

@@ -3,8 +3,11 @@
 import asyncio
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 
-_LAST_WORDS_SECONDS = 3.0
+from bluejay.serving.errors import ApiError, unavailable
+
+LAST_WORDS_SECONDS = 3.0
 """For error frames to be written after the drain; only a client that does not read needs it."""
 
 
@@ -21,6 +24,11 @@ class Lifecycle:
         self._idle.set()
         self.is_draining = False
         self.stopping = asyncio.Event()
+        # What is told to calls that run when it stops, and to all that come if it serves no more.
+        self.last_words: Callable[[], ApiError] = partial(
+            unavailable, "The server stopped before the answer was complete.", code="stopped"
+        )
+        self.refusal: Callable[[], ApiError] | None = None
 
     @contextmanager
     def call(self) -> Iterator[None]:
@@ -40,7 +48,12 @@ class Lifecycle:
         self.on_drain(self._num_calls)
         await self._wait(seconds)
         self.stopping.set()
-        await self._wait(_LAST_WORDS_SECONDS)
+        await self._wait(LAST_WORDS_SECONDS)
+
+    def give_up(self, told: Callable[[], ApiError]) -> None:
+        """End every call that runs, and refuse every other one."""
+        self.refusal = self.last_words = told
+        self.stopping.set()
 
     async def _wait(self, seconds: float) -> None:
         with suppress(TimeoutError):

@@ -92,6 +92,7 @@ class WaitLimits(_Bounds):
     request_seconds: float = _limit(300.0, "--request-timeout", "seconds")
     drain_seconds: float = _limit(30.0, "--drain-timeout", "seconds")
     ping_seconds: float = _limit(15.0, "--ping-interval", "seconds")
+    hang_seconds: float = _limit(120.0, "--hang-timeout", "seconds")
 
     def queue_timeout(self) -> ApiError:
         """What is told to a call whose turn has not come in time."""

@@ -47,6 +47,11 @@ def log_failure(error: BaseException, *, request_id: str) -> None:
     _LOGGER.error("%s", text, extra={_FIELDS: fields})
 
 
+def log_trouble(sentence: str) -> None:
+    """A line about the server itself, which somebody has to look after."""
+    _LOGGER.error("%s", sentence)
+
+
 def _place(error: BaseException) -> str:
     frames = traceback.extract_tb(error.__traceback__)
     return f"{frames[-1].filename}:{frames[-1].lineno}" if frames else "an unknown place"

@@ -32,6 +32,8 @@ def readiness_of(
     lifecycle: Lifecycle, status: Callable[[], EngineStatus] | None
 ) -> ApiError | None:
     """Why no work is taken now."""
+    if lifecycle.refusal is not None:
+        return lifecycle.refusal()
     if lifecycle.is_draining:
         return unavailable("The server is shutting down.", code="draining")
     if status is None:

@@ -16,6 +16,7 @@ import uvicorn
 from bluejay.core.errors import UsageError
 from bluejay.serving.access import is_loopback
 from bluejay.serving.app import App
+from bluejay.serving.errors import ApiError
 from bluejay.serving.guard import GuardedProtocol, guarded
 
 EXIT_NOW = 130
@@ -40,12 +41,14 @@ class ServerSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class Listening:
-    """A server that takes connections. `stop` drains it, from any thread."""
+    """A server that takes connections. From any thread: `stop` drains it, `give_up` ends each call
+    with what is given and refuses all others, and the process has to be ended then."""
 
     host: str
     port: int
     url: str
     stop: Callable[[], None] = field(repr=False)
+    give_up: Callable[[Callable[[], ApiError]], None] = field(repr=False)
 
 
 def run_server(
@@ -180,7 +183,11 @@ class _Server(uvicorn.Server):
         scheme = "https" if self._tls else "http"
         name = f"[{host}]" if ":" in host else host
         return Listening(
-            host=host, port=port, url=f"{scheme}://{name}:{port}", stop=self._stop_from_outside
+            host=host,
+            port=port,
+            url=f"{scheme}://{name}:{port}",
+            stop=self._stop_from_outside,
+            give_up=self._give_up_from_outside,
         )
 
     async def _enforce_limits(self) -> None:
@@ -208,6 +215,11 @@ class _Server(uvicorn.Server):
             return
         with suppress(RuntimeError):  # the loop has ended by itself
             self._loop.call_soon_threadsafe(self._begin_drain)
+
+    def _give_up_from_outside(self, told: Callable[[], ApiError]) -> None:
+        if self._loop is not None:
+            with suppress(RuntimeError):
+                self._loop.call_soon_threadsafe(self._app.lifecycle.give_up, told)
 
     def _begin_drain(self) -> None:
         self._tasks.append(asyncio.ensure_future(self._drain()))
