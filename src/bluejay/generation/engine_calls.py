@@ -216,9 +216,7 @@ class DeviceCalls:
             has_alternatives=any(sample.form.has_alternatives for sample in running),
         )
         steps = batch.most_steps
-        if self._device.hears_steps:  # a long call keeps nobody waiting: it ends for whoever comes
-            steps = min(steps, *(sample.remaining for sample in running))
-        else:
+        if not self._device.hears_steps:  # else a long call ends for whoever comes or ends
             steps = self._pace.num_steps(len(running), most=steps)
         begun = self._clock()
         if self._ended is not None:
