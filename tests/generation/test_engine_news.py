@@ -88,7 +88,7 @@ def test_samples_wait_each_for_itself() -> None:
     assert [event.scores[0].id for event in second.heard if isinstance(event, NewTokens)] == [5]
 
 
-@pytest.mark.parametrize(("count", "least", "most"), [(1, 0, 0.003), (8, 0.008, 0.02)])
+@pytest.mark.parametrize(("count", "least", "most"), [(1, 0, 0.003), (8, 0.008, 0.025)])
 def test_few_hear_each_word(count: int, least: float, most: float) -> None:
     assert least <= time_apart(count) <= most
     assert time_apart(1000) == MOST_APART

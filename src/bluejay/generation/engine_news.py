@@ -12,7 +12,7 @@ from bluejay.generation.engine_samples import Outcome, Sample
 # Processor time that an event takes until a client on this machine has read it, and the share of
 # one processor that all of them may have while a reader can wait for his next word.
 EVENT_SECONDS: Final = 4e-4
-EVENTS_SHARE: Final = 0.2
+EVENTS_SHARE: Final = 0.16
 # To a reader, words that are no further apart come as one.
 MOST_APART: Final = 0.03
 # To who is patient: a step's own work for the host is most of what it costs him.
