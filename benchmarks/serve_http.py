@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from typing import Any, Self
 from urllib.parse import urlsplit
 
+from serve_sockets import StampedSocket, connected
+
 CONNECT_SECONDS = 10.0
 
 
@@ -74,11 +76,13 @@ class Call:
 @dataclass(kw_only=True)
 class Reply:
     """What came back, with times of `time.perf_counter`. `failure` is empty for a whole answer of
-    any status, else one of refused, reset, timeout, cancelled. `pieces` are parts of the body."""
+    any status, else one of refused, reset, timeout, cancelled. `pieces` are parts of the body.
+    `first_byte` is when this program came to the first of it, `arrived` when that had come in."""
 
     call: Call
     sent: float = 0.0
     first_byte: float = 0.0
+    arrived: float = 0.0
     ended: float = 0.0
     status: int = 0
     headers: dict[str, str] = field(default_factory=dict)
@@ -100,8 +104,9 @@ class Reply:
 class Connection(asyncio.Protocol):
     """One connection, with one request on its way at a time."""
 
-    def __init__(self) -> None:
+    def __init__(self, stamped: StampedSocket | None = None) -> None:
         self.is_open = True
+        self._stamped = stamped
         self._transport: asyncio.Transport
         self._reply: Reply | None = None
         self._done: asyncio.Future[None] | None = None
@@ -138,6 +143,7 @@ class Connection(asyncio.Protocol):
             return
         if not reply.first_byte:
             reply.first_byte = now
+            reply.arrived = now if self._stamped is None else self._stamped.arrived
         if self._left is None:
             self._buffer += data
             head, end, data = self._buffer.partition(b"\r\n\r\n")
@@ -261,7 +267,11 @@ class Client:
 
     async def _connect(self) -> Connection:
         context = ssl.create_default_context() if self.target.is_tls else None
+        stamped = await connected(self.target.host, self.target.port)
         _, connection = await asyncio.get_running_loop().create_connection(
-            Connection, self.target.host, self.target.port, ssl=context
+            lambda: Connection(stamped),
+            sock=stamped,
+            ssl=context,
+            server_hostname=self.target.host if context else None,
         )
         return connection

@@ -361,6 +361,9 @@ def test_the_queue_is_bounded_by_requests() -> None:
     scheduler.cancel(scheduler.unfinished[0])
     scheduler.require_place()
     assert scheduler.counts.rejected == 2
+    with pytest.raises(QueueFullError, match="2 requests wait already"):
+        scheduler.require_place(num_ahead=1)
+    assert scheduler.counts.rejected == 3
 
 
 def test_the_queue_is_bounded_by_prompt_tokens() -> None:

@@ -81,9 +81,9 @@ class FakeEngine:
 
         return cancel
 
-    def require_place(self) -> None:
+    def require_place(self, num_ahead: int = 0) -> None:
         with self._changed:
-            if len(self._jobs) >= self.limits.queued_requests:
+            if len(self._jobs) + num_ahead >= self.limits.queued_requests:
                 raise QueueFullError("The queue is full.", limit="queued_requests")
 
     def status(self) -> EngineStatus:

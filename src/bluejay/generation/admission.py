@@ -42,11 +42,12 @@ def require_place(scheduled: ScheduledRequest, limits: EngineLimits, queue: Fair
         )
 
 
-def require_any_place(limits: EngineLimits, queue: FairQueue) -> None:
-    """Raise QueueFullError if the queue has no place for any request."""
-    if queue.num_requests >= limits.queued_requests:
+def require_any_place(limits: EngineLimits, queue: FairQueue, num_ahead: int = 0) -> None:
+    """Raise QueueFullError if the queue has no place for any request behind so many more."""
+    num_requests = queue.num_requests + num_ahead
+    if num_requests >= limits.queued_requests:
         raise QueueFullError(
-            f"{queue.num_requests} requests wait already, and the queue takes"
+            f"{num_requests} requests wait already, and the queue takes"
             f" {limits.queued_requests}: try again later, or start the server with a larger"
             " --queue-requests.",
             limit="queued_requests",

@@ -127,10 +127,10 @@ class SlotEngine:
             self._changed.notify_all()
         return lambda: self._cancel(sample)
 
-    def require_place(self) -> None:
+    def require_place(self, num_ahead: int = 0) -> None:
         """As `engine_requests.Engine`."""
         with self._changed:
-            self._scheduler.require_place()
+            self._scheduler.require_place(num_ahead)
 
     def status(self) -> EngineStatus:
         with self._changed:

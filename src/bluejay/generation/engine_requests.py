@@ -182,8 +182,8 @@ class Engine(Protocol):
         `EngineStoppedError` when the engine no longer takes any.
         """
 
-    def require_place(self) -> None:
-        """Raise QueueFullError if `submit` would, whatever it was given."""
+    def require_place(self, num_ahead: int = 0) -> None:
+        """Raise QueueFullError if `submit` would after so many more, whatever it was given."""
 
     def status(self) -> EngineStatus: ...
 

@@ -142,10 +142,10 @@ class Scheduler:
         self._queue.append(scheduled)
         return scheduled
 
-    def require_place(self) -> None:
-        """Raise QueueFullError if `submit` would, whatever it was given."""
+    def require_place(self, num_ahead: int = 0) -> None:
+        """Raise QueueFullError if `submit` would after so many more, whatever it was given."""
         with self._counting_rejected():
-            require_any_place(self._limits, self._queue)
+            require_any_place(self._limits, self._queue, num_ahead)
 
     def cancel(self, scheduled: ScheduledRequest) -> None:
         """End it wherever it is; nothing more runs for it, and its slots are free at the next

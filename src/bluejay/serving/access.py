@@ -6,6 +6,7 @@ import ipaddress
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 
 from bluejay.core.errors import UsageError
@@ -191,6 +192,7 @@ def _checked_key(key: str) -> bytes:
     return key.encode("ascii")
 
 
+@lru_cache(maxsize=64)
 def is_loopback(host: str) -> bool:
     """Whether only this machine reaches `host`."""
     name = host.lower().strip("[]")

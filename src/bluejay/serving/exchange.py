@@ -22,6 +22,7 @@ from bluejay.serving.lifecycle import Lifecycle
 from bluejay.serving.limits import ConnectionLimits, Limits
 from bluejay.serving.logs import log_failure, log_request
 from bluejay.serving.metrics import Metrics
+from bluejay.serving.places import Place, place_of
 from bluejay.serving.record import RequestRecord
 from bluejay.serving.router import Router
 from bluejay.serving.routes import Call, Route
@@ -50,7 +51,7 @@ class Shell(Protocol):
 
     def readiness(self) -> ApiError | None: ...
 
-    def require_place(self) -> None: ...
+    def require_place(self, num_ahead: int = 0) -> None: ...
 
     def return_seconds(self) -> int: ...
 
@@ -64,7 +65,7 @@ class Exchange:
         self._receive = receive
         self._send = send
         self._headers: Headers = scope["headers"]
-        self._record = RequestRecord(id=secrets.token_hex(16))
+        self._record = _record(place_of(scope))
         self._body = BodyReader(receive, self._headers, shell.limits.connection)
         self._extra: dict[str, str] = {"x-request-id": self._record.id}
         self._route: Route | None = None
@@ -87,6 +88,7 @@ class Exchange:
             log_failure(error, request_id=self._record.id)
             self._record.error = "internal_error"
         finally:
+            self._record.on_placed()
             await self._connection.close()
             self._note()
 
@@ -182,6 +184,13 @@ class Exchange:
             status=self._status,
             seconds=self._record.seconds() if generates else None,
         )
+
+
+def _record(place: Place | None) -> RequestRecord:
+    request_id = secrets.token_hex(16)
+    if place is None:
+        return RequestRecord(id=request_id)
+    return RequestRecord(id=request_id, started=place.since, on_placed=place.free)
 
 
 async def _handled(route: Route, call: Call[Any]) -> Response:

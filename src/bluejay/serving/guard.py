@@ -9,8 +9,10 @@ import h11
 from starlette.types import Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
 
+from bluejay.serving.door import Door
 from bluejay.serving.errors import ApiError, error_response
 from bluejay.serving.limits import ConnectionLimits
+from bluejay.serving.places import STATE, Place
 
 _SURPLUS = 64
 """So many connections over the limit are told so; further ones are cut without a word."""
@@ -20,9 +22,12 @@ class GuardedProtocol(H11Protocol):
     """One connection. Times are those of the event loop."""
 
     limits: ClassVar[ConnectionLimits]
+    door: ClassVar[Door]
     _waiting_since: float
     _has_part = False
     _had_request = False
+    _is_surplus = False
+    _held: tuple[Place, bytes] | None = None
     _blocked_since: float | None = None
     _closing_since: float | None = None
 
@@ -30,6 +35,8 @@ class GuardedProtocol(H11Protocol):
         # uvicorn asks for a Transport, and asyncio promises no more than its base.
         super().connection_made(transport)  # type: ignore[arg-type]
         self._waiting_since = self.loop.time()
+        if len(self.connections) <= self.limits.connections:
+            return
         others = [other for other in self._open_connections() if other is not self]
         if len(others) < self.limits.connections:
             return
@@ -38,7 +45,7 @@ class GuardedProtocol(H11Protocol):
             # Whoever holds connections open without asking anything makes room first.
             min(waiting, key=lambda other: other._waiting_since).transport.close()
         elif len(others) < self.limits.connections + _SURPLUS:
-            self.app = _refuse_surplus
+            self.app, self._is_surplus = _refuse_surplus, True
         else:
             self.transport.abort()
 
@@ -46,7 +53,7 @@ class GuardedProtocol(H11Protocol):
     def is_waiting(self) -> bool:
         """Whether no request is being answered."""
         cycle: RequestResponseCycle | None = self.cycle  # None before the first request
-        return cycle is None or cycle.response_complete
+        return self._held is None and (cycle is None or cycle.response_complete)
 
     def enforce(self, now: float) -> None:
         """Close the connection when it has used up one of its times."""
@@ -71,9 +78,62 @@ class GuardedProtocol(H11Protocol):
                 yield other
 
     def data_received(self, data: bytes) -> None:
+        self._begin_held()
+        if self._is_between_requests():
+            answer = self.door.answer(data, self.server_state.default_headers)
+            if isinstance(answer, bytes):
+                self._answer_at_once(answer)
+                return
+            if answer is not None:
+                self._let_in(answer, data)
+                return
         if self.is_waiting and not self._has_part:
             self._has_part, self._waiting_since = True, self.loop.time()
         super().data_received(data)
+
+    def _is_between_requests(self) -> bool:
+        """Whether what comes now is the first of a request, and its answer could go out now."""
+        return (
+            not self._has_part
+            and self.is_waiting
+            and not self._is_surplus
+            and not self.flow.write_paused
+            and not self.transport.is_closing()
+            and self.conn.their_state is self.conn.our_state is h11.IDLE
+            and self.conn.trailing_data == (b"", False)
+        )
+
+    def _answer_at_once(self, answer: bytes) -> None:
+        """As if the request had gone the usual way: its body has been read with its head."""
+        self._unset_keepalive_if_required()
+        self._had_request, self._waiting_since = True, self.loop.time()
+        self.server_state.total_requests += 1
+        self.transport.write(answer)
+
+    def _let_in(self, place: Place, data: bytes) -> None:
+        """The usual way, when it is this request's turn to begin."""
+        self._has_part, self._waiting_since = True, self.loop.time()
+        self._held = place, data
+        self.door.take_turn(self._begin_held)
+        if self._held is not None:
+            self.flow.pause_reading()
+
+    def _begin_held(self) -> None:
+        if self._held is None:
+            return
+        (place, data), self._held = self._held, None
+        self.flow.resume_reading()
+        before = self.cycle
+        if not self.transport.is_closing():
+            self.app_state = {STATE: place}
+            super().data_received(data)
+            self.app_state = {}
+        if self.cycle is before:
+            place.free()
+
+    def shutdown(self) -> None:
+        self._begin_held()
+        super().shutdown()
 
     def handle_events(self) -> None:
         try:
@@ -127,9 +187,9 @@ class GuardedProtocol(H11Protocol):
         self.transport.close()
 
 
-def guarded(limits: ConnectionLimits) -> type[GuardedProtocol]:
-    """The protocol with these bounds."""
-    return type("BoundProtocol", (GuardedProtocol,), {"limits": limits})
+def guarded(limits: ConnectionLimits, door: Door) -> type[GuardedProtocol]:
+    """The protocol with these bounds, and with this door."""
+    return type("BoundProtocol", (GuardedProtocol,), {"limits": limits, "door": door})
 
 
 async def _refuse_surplus(scope: Scope, receive: Receive, send: Send) -> None:

@@ -142,6 +142,8 @@ class SampleRun:
         except BaseException:
             self.cancel()
             raise
+        finally:
+            self._record.on_placed()
         return self
 
     def cancel(self) -> None:

@@ -68,7 +68,7 @@ def run_server(
     config = uvicorn.Config(
         app,
         loop="asyncio",
-        http=guarded(app.limits.connection),
+        http=guarded(app.limits.connection, app.door),
         ws="none",
         lifespan="off",
         log_config=None,
