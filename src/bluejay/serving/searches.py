@@ -99,7 +99,12 @@ class Searches:
                     self._is_working = False
                     return
             running += [self._begun(*one) for one in new if one[1].set_running_or_notify_cancel()]
-            self._take_round(running)
+            for one in running:
+                self._recall(one)
+            # They may have ended with what is remembered.
+            running = [one for one in running if one.question is not None]
+            if running:
+                self._take_call(running)
             running = [one for one in running if one.question is not None]
 
     def _begun(self, search: Search, future: "Future[list[Suggestion]]") -> _Running:
@@ -108,11 +113,8 @@ class Searches:
         one.go_on(None)
         return one
 
-    def _take_round(self, running: Sequence[_Running]) -> None:
-        """Answer each up to the first question that takes a call, and then those questions."""
-        for one in running:
-            self._recall(one)
-        asking = [one for one in running if one.question is not None]
+    def _take_call(self, asking: Sequence[_Running]) -> None:
+        """Answer what each of these asks, or end them."""
         try:
             answers = self._answers(asking)
         except BaseException as error:
