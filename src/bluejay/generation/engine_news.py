@@ -59,8 +59,8 @@ class News:
             found = self._untold[sample]
             words = [event for event in found if isinstance(event, Outcome)]
             is_end = len(words) < len(found) or words[-1].ending is not None
-            may_wait = apart is not None and not is_end and not sample.is_cancelled
-            if may_wait and now < sample.told_at + (1 - _SLACK) * _time_apart(sample, apart or 0.0):
+            nearly_due = sample.told_at + (1 - _SLACK) * _time_apart(sample, apart)
+            if now < nearly_due and not (is_end or sample.is_cancelled):
                 continue
             if words:
                 sample.told_at = now
@@ -78,7 +78,9 @@ class News:
             self._cancel(sample)
 
 
-def _time_apart(sample: Sample, apart: float) -> float:
+def _time_apart(sample: Sample, apart: float | None) -> float:
+    if apart is None:
+        return 0.0
     return PATIENT_APART if sample.request.is_patient else apart
 
 

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from bluejay.generation.prompt_chunks import CHUNK_SIZES
 from bluejay.generation.pulse import Pulse
+from bluejay.generation.remembered_rows import OwnedIds
 from bluejay.generation.remembering_runner import (
     FEWEST_ROWS,
     RememberingRunner,
@@ -82,17 +83,17 @@ class TypedModel:
         """What each tenant's model answers, in common calls where there is a memory."""
         if self._memory is None:
             return [answer(self.of_tenant(tenant), question) for tenant, question in asked]
-        prompts, steps = [], []
-        for tenant, question in asked:
+        prompts: dict[int, OwnedIds] = {}
+        steps: dict[int, list[OwnedIds]] = {}
+        for place, (tenant, question) in enumerate(asked):
             own = self._memory.of_tenant(tenant)
             if isinstance(question, Start):
-                prompts.append(own.prompt(question.ids, question.reserve))
+                prompts[place] = own.prompt(question.ids, question.reserve)
             else:
-                steps.append(own.steps(question.wanted))
-        found = iter(self._memory.after(prompts, steps))
-        of_prompts = [next(found) for _ in prompts]
-        both = iter(of_prompts), found
-        return [next(both[isinstance(question, Branch)]) for _, question in asked]
+                steps[place] = own.steps(question.wanted)
+        found = self._memory.after([*prompts.values()], [*steps.values()])
+        by_place = dict(zip([*prompts, *steps], found, strict=True))
+        return [by_place[place] for place in range(len(asked))]
 
     def recalled(self, tenant: str, question: Question) -> Any | None:
         """The answer, if it is remembered."""
